@@ -1,0 +1,95 @@
+//! The contract of sources: `choose(limit) -> range`, then `read(range)`, the same bytes each time.
+
+use std::ops::Range;
+
+use drizzle_scheduler::plan::Pacing;
+use drizzle_scheduler::{Instant, PartitionId, Watermark};
+
+use crate::connectors::ConnectorError;
+use crate::dataflow::Row;
+
+/// An input that several cores read, each its own partitions.
+///
+/// The number of partitions depends on the input alone, never on workers, so that lateness, which
+/// is decided per source partition, is the same in every run.
+pub trait Source: Clone + Send + Sync + 'static {
+    /// What it yields.
+    type Record: Row;
+    /// One core's way to read it.
+    type Reader: SourceReader<Record = Self::Record>;
+
+    /// How many partitions it has, at least 1.
+    fn partition_count(&self) -> u32;
+    /// Whether batches wait for their start time.
+    fn pacing(&self) -> Pacing;
+    /// Hash over what must be equal on every node (length of a file, seed of a generator).
+    fn fingerprint(&self) -> u64;
+    /// How far event times may run backwards without being late, in milliseconds.
+    fn out_of_orderness_ms(&self) -> u64;
+    /// Opens it on one core.
+    fn open(&self) -> Result<Self::Reader, ConnectorError>;
+}
+
+/// A source as one core reads it.
+pub trait SourceReader: Send + 'static {
+    /// What it yields.
+    type Record: Row;
+
+    /// The offset at which `partition` begins.
+    fn first_offset(&self, partition: PartitionId) -> u64;
+
+    /// Chooses what the next batch takes of `partition`, from offset `from` on. An empty choice
+    /// (`to == from`) is always allowed.
+    fn choose(&mut self, partition: PartitionId, from: u64, limit: &Limit) -> Choice;
+
+    /// Reads exactly `range`, calling `emit` with each valid record and its event time in
+    /// milliseconds, in order.
+    fn read<F>(
+        &mut self,
+        partition: PartitionId,
+        range: Range<u64>,
+        counters: &mut InputCounters,
+        emit: F,
+    ) -> Result<(), ConnectorError>
+    where
+        F: FnMut(&<Self::Record as Row>::Of<'_>, u64);
+
+    /// The job ends well: makes what it wrote on the side (dead letters) complete.
+    fn close(&mut self) -> Result<(), ConnectorError> {
+        Ok(())
+    }
+}
+
+/// How much a batch may take of one source partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Live sources take what was there before this point in the driver's time.
+    pub cut: Instant,
+    /// About so many bytes, and at least one record if there is one.
+    pub bytes: u64,
+}
+
+/// What a source chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The offset after the last one taken.
+    pub to: u64,
+    /// Nothing will ever come after it.
+    pub ended: bool,
+    /// A watermark that the source knows to hold after this range, in its own right and not
+    /// derived from the data.
+    pub asserted: Option<Watermark>,
+}
+
+/// What a source counts: `lines = blank + malformed + ok`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InputCounters {
+    /// Lines read.
+    pub lines: u64,
+    /// Lines of JSON white space only.
+    pub blank: u64,
+    /// Lines that are no valid record.
+    pub malformed: u64,
+    /// Lines that are one.
+    pub ok: u64,
+}
