@@ -23,3 +23,6 @@ pub use ids::{
     Attempt, BatchId, CoreId, EdgeId, Epoch, GroupId, Incarnation, Instant, PartitionId, StageId,
     Task, Term, Watermark, WorkerId,
 };
+
+#[cfg(test)]
+mod tests;

@@ -60,6 +60,8 @@ pub struct ScheduleGroup {
     pub start: Instant,
     /// From the start of one batch to that of the next, in nanoseconds.
     pub interval_ns: u64,
+    /// Zero of the job's own time: one interval before the start of its first batch.
+    pub origin: Instant,
     /// What the group is for.
     pub purpose: Purpose,
     /// Travels only when it changed.
@@ -118,6 +120,13 @@ pub enum Report {
     },
     /// What source tasks took, coalesced: the lineage.
     Ranges(Vec<TakenRange>),
+    /// A group did not follow the batches that this worker knows of; it was not taken.
+    Refused {
+        /// The group.
+        group: GroupId,
+        /// The predecessor that would have fitted.
+        expected: BatchId,
+    },
     /// Answer to `CutGroup`: nothing beyond `last_batch` is or will be started.
     Promise {
         /// max(proposed, already started) over the worker's cores.
@@ -167,7 +176,7 @@ pub struct GroupStatistics {
 }
 
 impl GroupStatistics {
-    /// Adds what another core measured.
+    /// Adds what another core or group measured.
     pub fn merge(&mut self, other: &GroupStatistics) {
         self.tasks += other.tasks;
         self.run_ns += other.run_ns;
@@ -198,4 +207,14 @@ pub struct BlockNotice {
     pub downstream: Arc<[PartitionId]>,
     /// Minimum over the upstream partitions.
     pub watermark: Watermark,
+}
+
+impl BlockNotice {
+    /// Whether it covers all that `other` does, which is then a repetition.
+    pub fn covers(&self, other: &BlockNotice) -> bool {
+        self.edge == other.edge
+            && self.batch == other.batch
+            && other.upstream.iter().all(|partition| self.upstream.contains(partition))
+            && other.downstream.iter().all(|partition| self.downstream.contains(partition))
+    }
 }

@@ -78,3 +78,6 @@ impl PlacementHistory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

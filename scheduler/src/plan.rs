@@ -127,3 +127,6 @@ impl Plan {
         self.edges.iter().enumerate().map(|(index, edge)| (EdgeId(index as u16), edge))
     }
 }
+
+#[cfg(test)]
+mod tests;
