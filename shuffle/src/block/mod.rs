@@ -1,0 +1,207 @@
+//! Blocks: the immutable records of one batch and edge for one downstream core.
+//!
+//! A [`Block`] comes into being in two ways only: a [`writer::BlockWriter`] closes it, or bytes from
+//! another process pass [`BlockStore::receive`] and [`UncheckedBlock::validate`]. From then on its
+//! records are read in place without any check.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use drizzle_scheduler::ids::PartitionId;
+use drizzle_scheduler::message::BlockNotice;
+use rkyv::Archive;
+use thiserror::Error;
+
+use crate::archive::{BodyCheck, BodyError, CheckedBody};
+use crate::record::Record;
+use crate::segment::SegmentSlice;
+use crate::store::{BlockStore, StoreFull};
+
+use self::header::BlockHeader;
+
+pub mod header;
+pub mod writer;
+
+/// A closed block. Cloning shares it; the memory that it lies in is free again when the last clone
+/// is gone.
+#[derive(Clone)]
+pub struct Block {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    header: BlockHeader,
+    body: CheckedBody,
+    /// Of the body; computed when somebody asks, because hand-over inside a process does not.
+    checksum: OnceLock<u32>,
+}
+
+impl Block {
+    pub(crate) fn new(header: BlockHeader, body: CheckedBody) -> Block {
+        debug_assert_eq!(header.record_count(), body.record_count() as u64, "one of them lies");
+        Block { inner: Arc::new(Inner { header, body, checksum: OnceLock::new() }) }
+    }
+
+    /// What it says of itself. `checksum` in it is 0 if the block was written by this process: ask
+    /// [`checksum`](Self::checksum).
+    pub fn header(&self) -> &BlockHeader {
+        &self.inner.header
+    }
+
+    /// What it says to the scheduler of the core that reads it.
+    pub fn notice(&self) -> &BlockNotice {
+        &self.inner.header.notice
+    }
+
+    /// Its bytes, as they go to another process: an rkyv archive, or nothing if it has no records.
+    pub fn body(&self) -> &[u8] {
+        self.inner.body.bytes()
+    }
+
+    /// Its records, in place.
+    ///
+    /// # Panics
+    /// If it holds records of another type: the edge tells the type, so that is our bug.
+    #[inline]
+    pub fn records<R: Record>(&self) -> &[<R as Archive>::Archived] {
+        self.inner.body.records::<R>()
+    }
+
+    /// How many records it has.
+    pub fn record_count(&self) -> usize {
+        self.inner.body.record_count()
+    }
+
+    /// Whether it has no records.
+    pub fn is_empty(&self) -> bool {
+        self.record_count() == 0
+    }
+
+    /// Which of its records came from `notice().upstream[upstream_index]`.
+    ///
+    /// # Panics
+    /// If it does not cover that many upstream partitions.
+    pub fn section(&self, upstream_index: usize) -> Range<usize> {
+        let counts = &self.inner.header.record_counts;
+        let sum = |counts: &[u32]| counts.iter().map(|&count| count as usize).sum::<usize>();
+        let start = sum(&counts[..upstream_index]);
+        start..start + counts[upstream_index] as usize
+    }
+
+    /// All upstream partitions that it covers, ascending, each with the records that came from it.
+    pub fn sections(&self) -> impl Iterator<Item = (PartitionId, Range<usize>)> + '_ {
+        let header = &self.inner.header;
+        let mut end = 0;
+        header.notice.upstream.iter().zip(&header.record_counts).map(move |(&partition, &count)| {
+            let start = end;
+            end += count as usize;
+            (partition, start..end)
+        })
+    }
+
+    /// crc32c of the body. The first call computes it.
+    pub fn checksum(&self) -> u32 {
+        *self.inner.checksum.get_or_init(|| crc32c::crc32c(self.body()))
+    }
+
+    /// Appends the header as it goes to another process, with the checksum.
+    pub fn encode_header(&self, out: &mut Vec<u8>) {
+        self.inner.header.encode_with_checksum(self.checksum(), out);
+    }
+}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Block").field("header", self.header()).finish_non_exhaustive()
+    }
+}
+
+/// Why bytes from another process are not a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ReceiveError {
+    /// Nothing is wrong with the bytes: there is no memory for them now.
+    #[error(transparent)]
+    Full(#[from] StoreFull),
+    /// The body is not as long as its header says.
+    #[error("a body of {actual} bytes where its header says {expected}")]
+    Length {
+        /// What the header says.
+        expected: u32,
+        /// What came.
+        actual: usize,
+    },
+    /// The body is not what was sent.
+    #[error("the body's checksum is {actual:#010x} where its header says {expected:#010x}")]
+    Checksum {
+        /// What the header says.
+        expected: u32,
+        /// What the body has.
+        actual: u32,
+    },
+    /// The body is what was sent, and no archive of the edge's records.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+}
+
+impl BlockStore {
+    /// Takes in a body that came from another process: compares length and checksum with its
+    /// (decoded) header and copies it to a segment.
+    ///
+    /// # Errors
+    /// [`ReceiveError::Full`] is back-pressure; any other means that the sender or the way is broken.
+    pub fn receive(
+        &mut self,
+        header: BlockHeader,
+        body: &[u8],
+    ) -> Result<UncheckedBlock, ReceiveError> {
+        if body.len() != header.body_len as usize {
+            return Err(ReceiveError::Length { expected: header.body_len, actual: body.len() });
+        }
+        if body.is_empty() {
+            let checksum = crc32c::crc32c(body);
+            return match checksum == header.checksum {
+                true => Ok(UncheckedBlock { header, slice: None }),
+                false => Err(mismatch(&header, checksum)),
+            };
+        }
+        // The copy is what is checked: it is what will be read.
+        let slice = self.copy_in(body)?;
+        let checksum = crc32c::crc32c(slice.bytes());
+        if checksum != header.checksum {
+            return Err(mismatch(&header, checksum));
+        }
+        Ok(UncheckedBlock { header, slice: Some(slice) })
+    }
+}
+
+fn mismatch(header: &BlockHeader, actual: u32) -> ReceiveError {
+    ReceiveError::Checksum { expected: header.checksum, actual }
+}
+
+/// A block that arrived whole, and whose records nobody has looked at.
+#[derive(Debug)]
+pub struct UncheckedBlock {
+    header: BlockHeader,
+    slice: Option<SegmentSlice>,
+}
+
+impl UncheckedBlock {
+    /// What it says of itself: the edge in it tells which check to use.
+    pub fn header(&self) -> &BlockHeader {
+        &self.header
+    }
+
+    /// Checks the records against the edge's type.
+    ///
+    /// # Errors
+    /// [`ReceiveError::Body`].
+    pub fn validate(self, check: BodyCheck) -> Result<Block, ReceiveError> {
+        let record_count = self.header.record_count() as usize;
+        let body = check.apply(self.slice, self.header.record_size, record_count)?;
+        Ok(Block::new(self.header, body))
+    }
+}
+
+#[cfg(test)]
+mod tests;

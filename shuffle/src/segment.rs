@@ -1,0 +1,174 @@
+//! Mapped memory that blocks lie in: written once, front to back, by one writer, and read by many.
+//!
+//! An island of `unsafe`. Its invariants:
+//!
+//! 1. **Map.** `[base, base + capacity)` is one private anonymous mapping, readable and writable,
+//!    zeroed by the kernel and so always initialized, page-aligned, alive as long as the
+//!    [`Segment`]. Nobody makes a `&mut [u8]` of it.
+//! 2. **One writer.** At most one [`SegmentWriter`] exists per segment: it is made only by
+//!    [`SegmentWriter::claim`], when the store's `Arc` is the only one, and it holds a second one.
+//! 3. **Frontier.** `published <= tail <= capacity`, and `published` is a multiple of 16. The writer
+//!    writes only at or above `published`, which never falls during the life of the writer.
+//! 4. **Published bytes do not change.** A [`SegmentSlice`] is made only by
+//!    [`SegmentWriter::publish`], lies wholly below `published`, and holds an `Arc`. With 3 nobody
+//!    writes to it while its writer lives; with 2 no other writer exists before the slice is gone.
+//! 5. **Reuse happens after reading.** `Arc::get_mut` succeeds only after every other `Arc` was
+//!    dropped, and synchronizes with those drops (they release, it acquires), so all reads through
+//!    slices happen before the first write of the next writer.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use memmap2::{MmapOptions, MmapRaw};
+
+/// Every block starts at a multiple of this, so that archived records of any type are aligned.
+pub const SEGMENT_ALIGN: usize = 16;
+
+/// One mapping. Its memory is reached through [`SegmentWriter`] and [`SegmentSlice`] only.
+#[derive(Debug)]
+pub struct Segment {
+    map: MmapRaw,
+}
+
+impl Segment {
+    /// Maps `capacity` bytes (a multiple of 16) and touches them all: a fault in the middle of a
+    /// batch would cost 2.5 us a page.
+    ///
+    /// # Errors
+    /// What the system answers when it will not map them.
+    pub fn map(capacity: usize) -> io::Result<Segment> {
+        assert!(capacity.is_multiple_of(SEGMENT_ALIGN), "a segment is a multiple of 16 bytes");
+        let map = MmapOptions::new().len(capacity).populate().map_anon()?;
+        Ok(Segment { map: MmapRaw::from(map) })
+    }
+
+    /// Its size.
+    pub fn capacity(&self) -> usize {
+        self.map.len()
+    }
+}
+
+/// The one writer of a segment.
+#[derive(Debug)]
+pub struct SegmentWriter {
+    segment: Arc<Segment>,
+    /// Start of the mapping; beside the `Arc` to save two loads per record.
+    base: NonNull<u8>,
+    capacity: usize,
+    /// End of what readers may hold; the open bytes start here.
+    published: usize,
+    /// End of the open bytes.
+    tail: usize,
+}
+
+// SAFETY: `base` points into the mapping that `segment` keeps alive (1), which is tied to no thread;
+// by 2 and 3 the writer is the only one that touches the bytes from `published` on.
+unsafe impl Send for SegmentWriter {}
+
+impl SegmentWriter {
+    /// The writer of a segment that nobody else holds: neither another writer nor a reader.
+    pub fn claim(segment: &mut Arc<Segment>) -> Option<SegmentWriter> {
+        let capacity = Arc::get_mut(segment)?.capacity();
+        let base = NonNull::new(segment.map.as_mut_ptr())?;
+        Some(SegmentWriter { segment: Arc::clone(segment), base, capacity, published: 0, tail: 0 })
+    }
+
+    /// Bytes that were written and not published.
+    #[inline]
+    pub fn open_len(&self) -> usize {
+        self.tail - self.published
+    }
+
+    /// Whether `len` more bytes would fit.
+    #[inline]
+    pub fn has_room(&self, len: usize) -> bool {
+        len <= self.capacity - self.tail
+    }
+
+    /// Where the next `len` bytes go, if `len + spare` more bytes fit. The pointer may be written
+    /// through until the writer is used again; [`advance`](Self::advance) makes them open bytes.
+    #[inline]
+    pub(crate) fn spot(&mut self, len: usize, spare: usize) -> Option<NonNull<u8>> {
+        if !self.has_room(len + spare) {
+            return None;
+        }
+        // SAFETY: `tail <= capacity` (3), so the result is inside the mapping or just behind it (1).
+        Some(unsafe { self.base.add(self.tail) })
+    }
+
+    /// Takes `len` bytes behind the open ones, which the caller has written, into them.
+    #[inline]
+    pub(crate) fn advance(&mut self, len: usize) {
+        debug_assert!(self.has_room(len), "the spot was there");
+        self.tail += len;
+    }
+
+    /// Copies `bytes` behind the open ones.
+    ///
+    /// # Panics
+    /// If they do not fit.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        let spot = self.spot(bytes.len(), 0).expect("the caller made sure that there is room");
+        // SAFETY: `spot` is good for `len` bytes that only this writer touches (1, 2, 3); `bytes`
+        // is a shared slice, which by 4 cannot reach above `published`, so they do not overlap.
+        unsafe { spot.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+        self.advance(bytes.len());
+    }
+
+    /// Forgets the open bytes.
+    pub fn discard(&mut self) {
+        self.tail = self.published;
+    }
+
+    /// Moves the open bytes behind those of `target`.
+    ///
+    /// # Panics
+    /// If they do not fit.
+    pub fn move_open_to(&mut self, target: &mut SegmentWriter) {
+        let len = self.open_len();
+        let spot = target.spot(len, 0).expect("the target was chosen for its room");
+        // SAFETY: `published <= capacity` (3), so this stays inside the mapping (1).
+        let open = unsafe { self.base.add(self.published) };
+        // SAFETY: `open` has `len` initialized bytes (1, 3); `spot` is good for `len` bytes (1) of
+        // another mapping, because two writers never share a segment (2).
+        unsafe { spot.copy_from_nonoverlapping(open, len) };
+        target.advance(len);
+        self.discard();
+    }
+
+    /// Closes the open bytes: from here on they never change, and whoever holds the slice may read
+    /// them. What follows starts at the next multiple of 16.
+    pub fn publish(&mut self) -> SegmentSlice {
+        let (offset, len) = (self.published, self.open_len());
+        // The capacity is a multiple of 16 too, so this stays within it.
+        self.tail = self.tail.next_multiple_of(SEGMENT_ALIGN);
+        self.published = self.tail;
+        SegmentSlice { segment: Arc::clone(&self.segment), offset, len }
+    }
+}
+
+/// Published bytes of a segment; they start at a multiple of 16.
+#[derive(Clone, Debug)]
+pub struct SegmentSlice {
+    segment: Arc<Segment>,
+    offset: usize,
+    len: usize,
+}
+
+impl SegmentSlice {
+    /// The bytes.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        let base = self.segment.map.as_ptr();
+        // SAFETY: the slice lies inside the mapping (1, 4).
+        let start = unsafe { base.add(self.offset) };
+        // SAFETY: `len` initialized bytes (1) that nobody writes while `self` holds its `Arc` (4),
+        // and the mapping lives as long as that.
+        unsafe { std::slice::from_raw_parts(start, self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests;
