@@ -1,8 +1,12 @@
 //! The runtime of Drizzle and its dataflow API.
 #![deny(unsafe_code)]
 
+pub mod clock;
 pub mod connectors;
 pub mod dataflow;
+pub mod host;
+pub mod io;
+pub mod mailbox;
 
 pub use drizzle_scheduler as scheduler;
 pub use drizzle_shuffle as shuffle;
