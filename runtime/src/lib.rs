@@ -7,6 +7,7 @@ pub mod dataflow;
 pub mod host;
 pub mod io;
 pub mod mailbox;
+pub mod wire;
 
 pub use drizzle_scheduler as scheduler;
 pub use drizzle_shuffle as shuffle;

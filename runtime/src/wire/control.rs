@@ -1,0 +1,312 @@
+//! The messages between driver and workers as bytes. A head is the message's tag, one byte, and
+//! its fields in the order of their declaration. What concerns scheduling is in `schedule.rs`.
+//!
+//! The tags of [`ToDriver`], [`ToWorker`] and [`DataHead`](super::DataHead) do not overlap, so no
+//! head of one family can be taken for one of another.
+
+use drizzle_scheduler::message::{Report, WorkerMessage};
+use drizzle_scheduler::{Incarnation, Term, WorkerId};
+
+use super::codec::{DecodeError, MAX_TEXT, Reader, Writer};
+use super::frame::{FrameKind, MAX_HEAD, append_frame};
+use super::message::{FinalReport, Peer, ToDriver, ToWorker, WorkerStatus};
+use super::schedule::{
+    MAX_RANGES, read_driver_message, read_worker_message, write_driver_message,
+    write_worker_message,
+};
+
+/// The most bytes of rows in one [`ToDriver::Results`].
+pub const MAX_ROWS: usize = MAX_HEAD - 64;
+/// The most arguments of a job. The arguments of a job must also fit one head together.
+pub const MAX_ARGUMENTS: usize = 1 << 16;
+/// The longest argument, in bytes: as long as Linux lets one be.
+pub const MAX_ARGUMENT: usize = 128 << 10;
+/// The most workers of a job.
+pub const MAX_PEERS: usize = 1 << 14;
+/// The most counters of a worker.
+pub const MAX_COUNTERS: usize = 1 << 14;
+
+// Tags of `ToDriver`: 1 to 63.
+const HELLO: u8 = 1;
+const JOINED: u8 = 2;
+const CANNOT_JOIN: u8 = 3;
+const READY: u8 = 4;
+const REPORT: u8 = 5;
+const HEARTBEAT: u8 = 6;
+const RESULTS: u8 = 7;
+const PEER_LOST: u8 = 8;
+const FAILED: u8 = 9;
+const FINISHED: u8 = 10;
+
+// Tags of `ToWorker`: 64 to 127.
+const WELCOME: u8 = 64;
+const REFUSED: u8 = 65;
+const PEERS: u8 = 66;
+const ORDER: u8 = 67;
+const HEARTBEAT_ANSWER: u8 = 68;
+const FINISH: u8 = 69;
+const ABORT: u8 = 70;
+
+/// The least bytes of an argument, a peer and a counter: what their number is checked against.
+const ARGUMENT_LEN: usize = 4;
+const PEER_LEN: usize = 4 + 8 + 2 + 7;
+const COUNTER_LEN: usize = 4 + 8;
+
+/// Appends a message to the driver: one whole frame. Ranges beyond what fits one frame go into
+/// several, each a whole report; texts beyond [`MAX_TEXT`] are cut.
+///
+/// # Panics
+///
+/// If a limit of this module is exceeded, for instance [`MAX_ROWS`].
+pub fn encode_to_driver(message: &ToDriver, out: &mut Vec<u8>) {
+    if let ToDriver::Report(WorkerMessage { worker, incarnation, report: Report::Ranges(ranges) }) =
+        message
+        && ranges.len() > MAX_RANGES
+    {
+        for part in ranges.chunks(MAX_RANGES) {
+            let report = Report::Ranges(part.to_vec());
+            let part = WorkerMessage { worker: *worker, incarnation: *incarnation, report };
+            encode_to_driver(&ToDriver::Report(part), out);
+        }
+        return;
+    }
+    append_frame(FrameKind::ToDriver, 0, out, |writer| write_to_driver(writer, message));
+}
+
+/// Reads the head of a frame to the driver.
+pub fn decode_to_driver(head: &[u8]) -> Result<ToDriver, DecodeError> {
+    let mut reader = Reader::new(head);
+    let message = read_to_driver(&mut reader)?;
+    reader.end("a message to the driver")?;
+    Ok(message)
+}
+
+/// Appends a message to a worker: one whole frame. Texts beyond [`MAX_TEXT`] are cut.
+///
+/// # Panics
+///
+/// If a limit of this module is exceeded, for instance [`MAX_ARGUMENT`].
+pub fn encode_to_worker(message: &ToWorker, out: &mut Vec<u8>) {
+    append_frame(FrameKind::ToWorker, 0, out, |writer| write_to_worker(writer, message));
+}
+
+/// Reads the head of a frame to a worker.
+pub fn decode_to_worker(head: &[u8]) -> Result<ToWorker, DecodeError> {
+    let mut reader = Reader::new(head);
+    let message = read_to_worker(&mut reader)?;
+    reader.end("a message to a worker")?;
+    Ok(message)
+}
+
+fn write_to_driver(writer: &mut Writer<'_>, message: &ToDriver) {
+    match message {
+        ToDriver::Hello { cores, process } => {
+            writer.u8(HELLO);
+            writer.u16(*cores);
+            writer.u32(*process);
+        }
+        ToDriver::Joined { fingerprint, data_address, runtime } => {
+            writer.u8(JOINED);
+            writer.u64(*fingerprint);
+            writer.address(*data_address);
+            writer.text(runtime);
+        }
+        ToDriver::CannotJoin { reason } => {
+            writer.u8(CANNOT_JOIN);
+            writer.text(reason);
+        }
+        ToDriver::Ready => writer.u8(READY),
+        ToDriver::Report(message) => {
+            writer.u8(REPORT);
+            write_worker_message(writer, message);
+        }
+        ToDriver::Heartbeat { sent_ns, status } => {
+            writer.u8(HEARTBEAT);
+            writer.u64(*sent_ns);
+            write_status(writer, status);
+        }
+        ToDriver::Results { rows } => {
+            writer.u8(RESULTS);
+            writer.bytes(rows, MAX_ROWS);
+        }
+        ToDriver::PeerLost { worker, reason } => {
+            writer.u8(PEER_LOST);
+            writer.u32(worker.0);
+            writer.text(reason);
+        }
+        ToDriver::Failed { reason } => {
+            writer.u8(FAILED);
+            writer.text(reason);
+        }
+        ToDriver::Finished(report) => {
+            writer.u8(FINISHED);
+            write_final_report(writer, report);
+        }
+    }
+}
+
+fn read_to_driver(reader: &mut Reader<'_>) -> Result<ToDriver, DecodeError> {
+    let what = "the tag of a message to the driver";
+    Ok(match reader.u8(what)? {
+        HELLO => ToDriver::Hello {
+            cores: reader.u16("the number of a worker's cores")?,
+            process: reader.u32("a process id")?,
+        },
+        JOINED => ToDriver::Joined {
+            fingerprint: reader.u64("a plan's fingerprint")?,
+            data_address: reader.address("a data address")?,
+            runtime: reader.text("a runtime's name", MAX_TEXT)?,
+        },
+        CANNOT_JOIN => ToDriver::CannotJoin { reason: reader.text("a reason", MAX_TEXT)? },
+        READY => ToDriver::Ready,
+        REPORT => ToDriver::Report(read_worker_message(reader)?),
+        HEARTBEAT => ToDriver::Heartbeat {
+            sent_ns: reader.u64("a heartbeat's time")?,
+            status: read_status(reader)?,
+        },
+        RESULTS => ToDriver::Results { rows: reader.bytes("rows", MAX_ROWS)?.to_vec() },
+        PEER_LOST => ToDriver::PeerLost {
+            worker: WorkerId(reader.u32("a lost worker's number")?),
+            reason: reader.text("a reason", MAX_TEXT)?,
+        },
+        FAILED => ToDriver::Failed { reason: reader.text("a reason", MAX_TEXT)? },
+        FINISHED => ToDriver::Finished(read_final_report(reader)?),
+        found => return Err(DecodeError::UnknownTag { what, found }),
+    })
+}
+
+fn write_status(writer: &mut Writer<'_>, status: &WorkerStatus) {
+    let WorkerStatus { completed, records, stalled } = status;
+    writer.u64(*completed);
+    writer.u64(*records);
+    writer.flag(stalled.is_some());
+    if let Some(text) = stalled {
+        writer.text(text);
+    }
+}
+
+fn read_status(reader: &mut Reader<'_>) -> Result<WorkerStatus, DecodeError> {
+    let completed = reader.u64("the last completed batch")?;
+    let records = reader.u64("the number of records")?;
+    let stalled = match reader.flag("whether a worker is stalled")? {
+        true => Some(reader.text("what a worker waits for", MAX_TEXT)?),
+        false => None,
+    };
+    Ok(WorkerStatus { completed, records, stalled })
+}
+
+fn write_final_report(writer: &mut Writer<'_>, report: &FinalReport) {
+    let FinalReport { counters, control_cpu_ns, cores_cpu_ns } = report;
+    writer.count(counters.len(), MAX_COUNTERS);
+    for (name, value) in counters {
+        writer.text(name);
+        writer.u64(*value);
+    }
+    writer.u64(*control_cpu_ns);
+    writer.u64(*cores_cpu_ns);
+}
+
+fn read_final_report(reader: &mut Reader<'_>) -> Result<FinalReport, DecodeError> {
+    let count = reader.count("a list of counters", MAX_COUNTERS, COUNTER_LEN)?;
+    let counters = (0..count)
+        .map(|_| Ok((reader.text("a counter's name", MAX_TEXT)?, reader.u64("a counter")?)))
+        .collect::<Result<_, DecodeError>>()?;
+    Ok(FinalReport {
+        counters,
+        control_cpu_ns: reader.u64("the control thread's time")?,
+        cores_cpu_ns: reader.u64("the core threads' time")?,
+    })
+}
+
+fn write_to_worker(writer: &mut Writer<'_>, message: &ToWorker) {
+    match message {
+        ToWorker::Welcome { term, worker, incarnation, arguments } => {
+            writer.u8(WELCOME);
+            writer.u64(term.0);
+            writer.u32(worker.0);
+            writer.u64(incarnation.0);
+            writer.count(arguments.len(), MAX_ARGUMENTS);
+            for argument in arguments {
+                writer.bytes(argument.as_bytes(), MAX_ARGUMENT);
+            }
+        }
+        ToWorker::Refused { reason } => {
+            writer.u8(REFUSED);
+            writer.text(reason);
+        }
+        ToWorker::Peers { cores_on_host, peers } => {
+            writer.u8(PEERS);
+            writer.u32(*cores_on_host);
+            writer.count(peers.len(), MAX_PEERS);
+            for peer in peers {
+                write_peer(writer, peer);
+            }
+        }
+        ToWorker::Order(message) => {
+            writer.u8(ORDER);
+            write_driver_message(writer, message);
+        }
+        ToWorker::HeartbeatAnswer { sent_ns, driver_ns } => {
+            writer.u8(HEARTBEAT_ANSWER);
+            writer.u64(*sent_ns);
+            writer.u64(*driver_ns);
+        }
+        ToWorker::Finish => writer.u8(FINISH),
+        ToWorker::Abort { reason } => {
+            writer.u8(ABORT);
+            writer.text(reason);
+        }
+    }
+}
+
+fn read_to_worker(reader: &mut Reader<'_>) -> Result<ToWorker, DecodeError> {
+    let what = "the tag of a message to a worker";
+    Ok(match reader.u8(what)? {
+        WELCOME => ToWorker::Welcome {
+            term: Term(reader.u64("a term")?),
+            worker: WorkerId(reader.u32("a worker's number")?),
+            incarnation: Incarnation(reader.u64("an incarnation")?),
+            arguments: read_arguments(reader)?,
+        },
+        REFUSED => ToWorker::Refused { reason: reader.text("a reason", MAX_TEXT)? },
+        PEERS => ToWorker::Peers {
+            cores_on_host: reader.u32("the number of a host's cores")?,
+            peers: read_peers(reader)?,
+        },
+        ORDER => ToWorker::Order(read_driver_message(reader)?),
+        HEARTBEAT_ANSWER => ToWorker::HeartbeatAnswer {
+            sent_ns: reader.u64("a heartbeat's time")?,
+            driver_ns: reader.u64("the driver's time")?,
+        },
+        FINISH => ToWorker::Finish,
+        ABORT => ToWorker::Abort { reason: reader.text("a reason", MAX_TEXT)? },
+        found => return Err(DecodeError::UnknownTag { what, found }),
+    })
+}
+
+fn read_arguments(reader: &mut Reader<'_>) -> Result<Vec<String>, DecodeError> {
+    let count = reader.count("a list of arguments", MAX_ARGUMENTS, ARGUMENT_LEN)?;
+    (0..count).map(|_| reader.text("an argument", MAX_ARGUMENT)).collect()
+}
+
+fn read_peers(reader: &mut Reader<'_>) -> Result<Vec<Peer>, DecodeError> {
+    let count = reader.count("a list of peers", MAX_PEERS, PEER_LEN)?;
+    (0..count).map(|_| read_peer(reader)).collect()
+}
+
+fn write_peer(writer: &mut Writer<'_>, peer: &Peer) {
+    let Peer { worker, incarnation, cores, address } = peer;
+    writer.u32(worker.0);
+    writer.u64(incarnation.0);
+    writer.u16(*cores);
+    writer.address(*address);
+}
+
+fn read_peer(reader: &mut Reader<'_>) -> Result<Peer, DecodeError> {
+    Ok(Peer {
+        worker: WorkerId(reader.u32("a peer's number")?),
+        incarnation: Incarnation(reader.u64("a peer's incarnation")?),
+        cores: reader.u16("the number of a peer's cores")?,
+        address: reader.address("a peer's address")?,
+    })
+}

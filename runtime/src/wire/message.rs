@@ -1,0 +1,172 @@
+//! What nodes say to each other, as types. How it is written down: `control.rs` and `data.rs`.
+
+use std::net::SocketAddr;
+
+use drizzle_scheduler::message::{DriverMessage, WorkerMessage};
+use drizzle_scheduler::{BatchId, CoreId, Incarnation, Term, WorkerId};
+use drizzle_shuffle::BlockHeader;
+
+/// From a worker to the driver, on the control connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToDriver {
+    /// First of all: a process offers its cores.
+    Hello {
+        /// How many cores it has.
+        cores: u16,
+        /// Its process id, for messages that people read.
+        process: u32,
+    },
+    /// It has built the job and listens for data.
+    Joined {
+        /// Fingerprint of its plan.
+        fingerprint: u64,
+        /// Where its data listener is.
+        data_address: SocketAddr,
+        /// What runs its cores and does their IO, as it will be printed.
+        runtime: String,
+    },
+    /// It could not build the job.
+    CannotJoin {
+        /// One sentence.
+        reason: String,
+    },
+    /// It is connected to all its peers and ready to run tasks.
+    Ready,
+    /// A report of its schedulers.
+    Report(WorkerMessage),
+    /// It lives; also a question for the driver's time.
+    Heartbeat {
+        /// Its own monotonic time, in nanoseconds.
+        sent_ns: u64,
+        /// How far it is.
+        status: WorkerStatus,
+    },
+    /// Rows of a sink that the driver collects, in the job's own encoding.
+    Results {
+        /// The rows.
+        rows: Vec<u8>,
+    },
+    /// Its data connection to another worker broke.
+    PeerLost {
+        /// The other worker.
+        worker: WorkerId,
+        /// How that was noticed.
+        reason: String,
+    },
+    /// The job cannot go on.
+    Failed {
+        /// One sentence.
+        reason: String,
+    },
+    /// Everything that it wrote is complete: the answer to `Finish`.
+    Finished(FinalReport),
+}
+
+/// How far a worker is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkerStatus {
+    /// The last batch that all its cores have finished.
+    pub completed: u64,
+    /// Records read by its sources.
+    pub records: u64,
+    /// If nothing moves: which task waits for what.
+    pub stalled: Option<String>,
+}
+
+/// What a worker knows at the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FinalReport {
+    /// Counters of its operators by name (`events.lines`), summed over its cores.
+    pub counters: Vec<(String, u64)>,
+    /// CPU time of its control thread, in nanoseconds.
+    pub control_cpu_ns: u64,
+    /// CPU time of its core threads, in nanoseconds.
+    pub cores_cpu_ns: u64,
+}
+
+/// From the driver to a worker, on the control connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToWorker {
+    /// Answer to `Hello`: who the worker is, and what the job is.
+    Welcome {
+        /// The driver's life.
+        term: Term,
+        /// The worker's number.
+        worker: WorkerId,
+        /// This life of it.
+        incarnation: Incarnation,
+        /// The job and its flags, as on a command line.
+        arguments: Vec<String>,
+    },
+    /// The worker cannot take part.
+    Refused {
+        /// One sentence.
+        reason: String,
+    },
+    /// All workers have joined: connect to each other.
+    Peers {
+        /// Data threads of all workers on this worker's host: polling adapts to it.
+        cores_on_host: u32,
+        /// All workers, this one among them.
+        peers: Vec<Peer>,
+    },
+    /// An order for its schedulers.
+    Order(DriverMessage),
+    /// Answer to `Heartbeat`.
+    HeartbeatAnswer {
+        /// As it was in the question.
+        sent_ns: u64,
+        /// The driver's time, in nanoseconds.
+        driver_ns: u64,
+    },
+    /// The job is over: complete what was written, and report.
+    Finish,
+    /// The job has failed.
+    Abort {
+        /// One sentence.
+        reason: String,
+    },
+}
+
+/// A worker as the others need to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// How many cores it has.
+    pub cores: u16,
+    /// Where its data listener is.
+    pub address: SocketAddr,
+}
+
+/// From worker to worker, on a data connection. The bytes of a block follow its head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataHead {
+    /// First of all, from the side that connected.
+    Hello {
+        /// Who connects.
+        worker: WorkerId,
+        /// Which of its lives.
+        incarnation: Incarnation,
+        /// Who is meant.
+        to: WorkerId,
+    },
+    /// A block for one core.
+    Block {
+        /// Number of the core in the worker.
+        to_core: u16,
+        /// The block's header; its body follows.
+        header: BlockHeader,
+    },
+    /// Credit: a core has finished all batches up to this one.
+    Completed {
+        /// The core that has.
+        from: CoreId,
+        /// The core to be told.
+        to_core: u16,
+        /// The batch.
+        batch: BatchId,
+    },
+}
