@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod connectors;
 pub mod dataflow;
+pub mod formats;
 pub mod host;
 pub mod io;
 pub mod mailbox;

@@ -1,6 +1,22 @@
 //! Connectors: where records come from and where results go.
 
+mod fingerprint;
+mod generator;
+mod json_lines_sink;
+mod lines;
+mod mapped_file;
+mod part_files;
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
+
+pub use fingerprint::Fingerprint;
+pub use generator::{EventText, Generated, GeneratedReader, Rate, Schedule};
+pub use json_lines_sink::{JsonLinesSink, JsonLinesWriter};
+pub use lines::{JsonLines, JsonLinesReader, LineReader, Lines};
+pub use mapped_file::{MappedFile, MappedFileReader};
+pub use part_files::{Output, PartFile};
 
 /// What can go wrong between a job and the outside world.
 #[derive(Debug, thiserror::Error)]

@@ -35,6 +35,9 @@ pub trait SourceReader: Send + 'static {
     /// What it yields.
     type Record: Row;
 
+    /// The job starts at `start` in the driver's time. Called once, before the first `choose`.
+    fn start(&mut self, _start: Instant) {}
+
     /// The offset at which `partition` begins.
     fn first_offset(&self, partition: PartitionId) -> u64;
 

@@ -1,0 +1,185 @@
+//! Output as part files, one for each partition, which may be merged into one file at the end.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use drizzle_scheduler::PartitionId;
+
+use super::ConnectorError;
+
+/// How much a part file holds back before it writes.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// Where a job's lines go: into one file if the path ends with `.jsonl`, else into a folder of
+/// part files, one for each partition.
+///
+/// One process prepares it, before any part is created; anyone creates parts; one process that sees
+/// them all merges it after they are closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    path: PathBuf,
+    /// Where part files are: beside the one file, or the path itself.
+    parts: PathBuf,
+}
+
+impl Output {
+    /// The output at `path`. Touches nothing yet.
+    pub fn new(path: impl Into<PathBuf>) -> Output {
+        let path = path.into();
+        let is_one_file =
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().ends_with(b".jsonl"));
+        let parts = if is_one_file { with_suffix(&path, ".parts") } else { path.clone() };
+        Output { path, parts }
+    }
+
+    /// The path that it was made with.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether preparing or writing this output would overwrite `other`: ask before a job starts
+    /// whose input lies there.
+    pub fn would_overwrite(&self, other: &Path) -> bool {
+        let (Ok(other), Ok(parts)) = (fs::canonicalize(other), resolve(&self.parts)) else {
+            return false;
+        };
+        let is_part = other.parent() == Some(&parts)
+            && other.file_name().is_some_and(|name| part_number(name).is_some());
+        is_part || resolve(&self.path).is_ok_and(|path| path == other)
+    }
+
+    /// Creates the folder of the parts and removes what an earlier run left.
+    pub fn prepare(&self) -> Result<(), ConnectorError> {
+        fs::create_dir_all(&self.parts).map_err(error("create folder", &self.parts))?;
+        for (_, part) in self.find_parts()? {
+            fs::remove_file(&part).map_err(error("remove", &part))?;
+        }
+        if self.is_one_file() {
+            remove_if_there(&self.merging())?;
+            remove_if_there(&self.path)?;
+        }
+        Ok(())
+    }
+
+    /// Creates the part of `partition`, empty.
+    pub fn create_part(&self, partition: PartitionId) -> Result<PartFile, ConnectorError> {
+        fs::create_dir_all(&self.parts).map_err(error("create folder", &self.parts))?;
+        PartFile::create(self.parts.join(format!("part-{:05}.jsonl", partition.0)))
+    }
+
+    /// Makes one file of the parts, in the order of partitions, and removes them. Does nothing
+    /// where part files are what was asked for.
+    pub fn merge(&self) -> Result<(), ConnectorError> {
+        if !self.is_one_file() {
+            return Ok(());
+        }
+        let merging = self.merging();
+        let parts = self.find_parts()?;
+        let mut whole = File::create(&merging).map_err(error("create", &merging))?;
+        for (_, part) in &parts {
+            let mut part_file = File::open(part).map_err(error("open", part))?;
+            io::copy(&mut part_file, &mut whole).map_err(error("copy", part))?;
+        }
+        fs::rename(&merging, &self.path).map_err(error("write", &self.path))?;
+        for (_, part) in &parts {
+            fs::remove_file(part).map_err(error("remove", part))?;
+        }
+        match fs::remove_dir(&self.parts) {
+            // Somebody else keeps files there: they are not ours to remove.
+            Err(kept) if kept.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            removed => removed.map_err(error("remove folder", &self.parts)),
+        }
+    }
+
+    fn is_one_file(&self) -> bool {
+        self.parts != self.path
+    }
+
+    /// What is being merged; a rename within one file system makes it the whole.
+    fn merging(&self) -> PathBuf {
+        self.parts.join("merging.tmp")
+    }
+
+    /// All part files that are there, in the order of partitions.
+    fn find_parts(&self) -> Result<Vec<(u32, PathBuf)>, ConnectorError> {
+        let mut parts = Vec::new();
+        for entry in fs::read_dir(&self.parts).map_err(error("list", &self.parts))? {
+            let entry = entry.map_err(error("list", &self.parts))?;
+            if let Some(number) = part_number(&entry.file_name()) {
+                parts.push((number, entry.path()));
+            }
+        }
+        parts.sort_unstable();
+        Ok(parts)
+    }
+}
+
+/// One part, as the owner of its partition writes it.
+#[derive(Debug)]
+pub struct PartFile {
+    path: PathBuf,
+    file: File,
+    buffer: Vec<u8>,
+}
+
+impl PartFile {
+    fn create(path: PathBuf) -> Result<PartFile, ConnectorError> {
+        let file = File::create(&path).map_err(error("create", &path))?;
+        Ok(PartFile { path, file, buffer: Vec::new() })
+    }
+
+    /// Appends what `write` puts into the buffer, and a newline.
+    pub fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), ConnectorError> {
+        write(&mut self.buffer);
+        self.buffer.push(b'\n');
+        if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Hands everything appended to the system.
+    pub fn flush(&mut self) -> Result<(), ConnectorError> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        self.file.write_all(&self.buffer).map_err(error("write", &self.path))?;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+fn error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ConnectorError {
+    let path = path.to_path_buf();
+    move |source| ConnectorError::File { action, path, source }
+}
+
+fn remove_if_there(path: &Path) -> Result<(), ConnectorError> {
+    match fs::remove_file(path) {
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(error("replace", path)),
+    }
+}
+
+/// The partition of a part file of that name.
+fn part_number(name: &std::ffi::OsStr) -> Option<u32> {
+    let digits = name.to_str()?.strip_prefix("part-")?.strip_suffix(".jsonl")?;
+    if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path.file_name().expect("the caller saw a file name"));
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
+/// An absolute path without links, also for something that is not there yet in a folder that is.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    if path.exists() {
+        return fs::canonicalize(path);
+    }
+    let absolute = std::path::absolute(path)?;
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(folder), Some(name)) => Ok(fs::canonicalize(folder)?.join(name)),
+        (_, _) => Ok(absolute),
+    }
+}
