@@ -3,11 +3,14 @@
 
 pub mod clock;
 pub mod connectors;
+pub mod core;
 pub mod dataflow;
 pub mod formats;
 pub mod host;
 pub mod io;
 pub mod mailbox;
+pub mod node;
+pub mod transport;
 pub mod wire;
 
 pub use drizzle_scheduler as scheduler;

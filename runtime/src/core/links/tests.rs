@@ -1,0 +1,189 @@
+//! What a core takes in from another process, and what it hangs up on.
+
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use drizzle_scheduler::{BatchId, EdgeId, Incarnation, PartitionId, WorkerId};
+use drizzle_shuffle::{Block, BlockHeader, BlockStore, StoreOptions};
+
+use super::{Arrival, Intake, LinkPlan, Links};
+use crate::dataflow::Combine;
+use crate::dataflow::tests::harness::{Bench, Items, Sum, core, item, options, windowed};
+use crate::io::{Completion, Io, IoKind, open};
+use crate::transport::{Closed, Parcel};
+use crate::wire::{DataHead, encode_block, encode_data};
+
+const PEER: WorkerId = WorkerId(1);
+const PAGE: usize = 4096;
+
+/// A core that is linked to one peer, which is a plain stream.
+struct Receiver {
+    bench: Bench,
+    store: BlockStore,
+    io: Box<dyn Io>,
+    links: Links,
+    peer: TcpStream,
+    arrivals: Vec<Arrival>,
+}
+
+impl Receiver {
+    fn new(pages: usize) -> Receiver {
+        let items = Items::new(&[(0..20).map(|key| item(key, 1, 1)).collect()]);
+        let (mut bench, _) = windowed(items, Sum, options(2, Combine::Never));
+        bench.batch();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let stream = listener.accept().unwrap().0;
+        let plan = LinkPlan { worker: PEER, incarnation: Incarnation(1), stream };
+        let store = StoreOptions { segment_bytes: PAGE, max_bytes: pages * PAGE };
+        Receiver {
+            bench,
+            store: BlockStore::new(store),
+            io: open(IoKind::Epoll).unwrap(),
+            links: Links::new(vec![plan]).unwrap(),
+            peer,
+            arrivals: Vec::new(),
+        }
+    }
+
+    /// The block that the job's source wrote.
+    fn block(&self) -> Block {
+        self.bench.blocks[0].1.clone()
+    }
+
+    fn write(&self, to_core: u16, change: impl FnOnce(&mut BlockHeader)) {
+        let block = self.block();
+        let mut header = block.header().clone();
+        header.checksum = block.checksum();
+        change(&mut header);
+        let mut bytes = Vec::new();
+        encode_data(&DataHead::Block { to_core, header }, block.body().len(), &mut bytes);
+        self.write_bytes(&bytes);
+        self.write_bytes(block.body());
+    }
+
+    fn write_bytes(&self, bytes: &[u8]) {
+        std::io::Write::write_all(&mut &self.peer, bytes).unwrap();
+    }
+
+    /// One turn of the core's loop over its connections.
+    fn turn(&mut self) -> Result<(), (WorkerId, Closed)> {
+        let mut intake = Intake { job: &self.bench.job, store: &mut self.store, cores: 2 };
+        self.links.drive(&mut *self.io, &mut intake, &mut self.arrivals)?;
+        self.io.park(Some(Duration::from_millis(5)));
+        let mut completions = Vec::new();
+        self.io.poll(&mut completions);
+        completions.into_iter().try_for_each(|Completion { token, outcome }| {
+            self.links.completed(token, outcome, &mut intake, &mut self.arrivals)
+        })
+    }
+
+    fn until(&mut self, mut done: impl FnMut(&Receiver) -> bool) {
+        for _ in 0..2000 {
+            self.turn().unwrap();
+            if done(self) {
+                return;
+            }
+        }
+        panic!("{:?} arrived, and it is not done", self.arrivals);
+    }
+
+    fn closed(&mut self) -> Closed {
+        for _ in 0..2000 {
+            if let Err((worker, closed)) = self.turn() {
+                assert_eq!(worker, PEER);
+                assert!(!self.links.has(PEER), "the connection is given up: {closed}");
+                return closed;
+            }
+        }
+        panic!("the connection is still open");
+    }
+}
+
+#[test]
+fn blocks_and_credit_arrive_for_the_core_that_they_name() {
+    let mut receiver = Receiver::new(4);
+    let mut bytes = Vec::new();
+    encode_block(1, &receiver.block(), &mut bytes);
+    receiver.write_bytes(&bytes);
+    receiver.write_bytes(receiver.block().body());
+    bytes.clear();
+    let credit = DataHead::Completed { from: core(1), to_core: 0, batch: BatchId(7) };
+    encode_data(&credit, 0, &mut bytes);
+    receiver.write_bytes(&bytes);
+    receiver.until(|receiver| receiver.arrivals.len() == 2);
+    let Arrival { to_core: 1, parcel: Parcel::Block(block) } = &receiver.arrivals[0] else {
+        panic!("{:?}", receiver.arrivals);
+    };
+    assert_eq!(
+        (block.notice(), block.body()),
+        (receiver.block().notice(), receiver.block().body())
+    );
+    let Arrival { to_core: 0, parcel: Parcel::Completed { from, batch } } = receiver.arrivals[1]
+    else {
+        panic!("{:?}", receiver.arrivals);
+    };
+    assert_eq!((from, batch), (core(1), BatchId(7)));
+}
+
+#[test]
+fn a_header_that_does_not_fit_the_plan_closes_the_connection() {
+    type Change = fn(&mut BlockHeader);
+    let cases: [(&str, u16, Change); 6] = [
+        ("another life", 0, |header| header.notice.incarnation = Incarnation(2)),
+        ("core or batch", 2, |_| {}),
+        ("core or batch", 0, |header| header.notice.batch = BatchId(0)),
+        ("on an edge", 0, |header| header.notice.edge = EdgeId(1)),
+        ("for partitions", 0, |header| header.notice.downstream = [PartitionId(2)].into()),
+        ("for partitions", 0, |header| header.notice.upstream = [PartitionId(1)].into()),
+    ];
+    for (word, to_core, change) in cases {
+        let mut receiver = Receiver::new(4);
+        receiver.write(to_core, change);
+        let closed = receiver.closed();
+        assert!(matches!(&closed, Closed::Protocol(text) if text.contains(word)), "{closed}");
+        assert!(receiver.arrivals.is_empty());
+    }
+}
+
+#[test]
+fn a_damaged_body_closes_the_connection() {
+    let mut receiver = Receiver::new(4);
+    receiver.write(0, |header| header.checksum ^= 1);
+    let closed = receiver.closed();
+    assert!(matches!(&closed, Closed::Protocol(text) if text.contains("checksum")), "{closed}");
+}
+
+/// Fills a store of one page with blocks that arrived, until one more waits for memory.
+fn stalled(change_last: impl Fn(&mut BlockHeader)) -> Receiver {
+    let mut receiver = Receiver::new(1);
+    let fitting = PAGE / receiver.block().body().len();
+    (0..fitting).for_each(|_| receiver.write(0, |_| {}));
+    receiver.write(0, change_last);
+    receiver.until(|receiver| receiver.links.is_stalled());
+    assert_eq!(receiver.arrivals.len(), fitting);
+    receiver
+}
+
+#[test]
+fn a_block_without_memory_waits_and_holds_back_what_is_behind_it() {
+    let mut receiver = stalled(|_| {});
+    let fitting = receiver.arrivals.len();
+    receiver.write(1, |_| {});
+    (0..3).for_each(|_| receiver.turn().unwrap());
+    assert_eq!(receiver.arrivals.len(), fitting, "nothing gets past it");
+    receiver.arrivals.clear();
+    receiver.until(|receiver| receiver.arrivals.len() == 2);
+    let cores: Vec<u16> = receiver.arrivals.iter().map(|arrival| arrival.to_core).collect();
+    assert_eq!(cores, [0, 1]);
+    assert!(!receiver.links.is_stalled());
+}
+
+#[test]
+fn a_block_that_waited_and_is_bad_closes_the_connection() {
+    let mut receiver = stalled(|header| header.checksum ^= 1);
+    receiver.arrivals.clear();
+    let closed = receiver.closed();
+    assert!(matches!(&closed, Closed::Protocol(text) if text.contains("checksum")), "{closed}");
+    assert!(receiver.turn().is_ok(), "it is told once");
+}

@@ -1,0 +1,555 @@
+//! The core loop: one pinned thread's work as a plain `step`. It turns mail and completions into
+//! events, lets the local scheduler decide, performs what it decided, and runs one ready task to
+//! completion. It decides nothing itself.
+
+mod boundary;
+mod clock;
+mod inputs;
+mod links;
+mod status;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crossbeam_channel::{Sender, TrySendError};
+use drizzle_scheduler::local::{
+    CoreReport, LocalAction, LocalEvent, LocalOptions, LocalScheduler, Offer, Run,
+};
+use drizzle_scheduler::message::{GroupStatistics, Order, TakenRange};
+use drizzle_scheduler::{CoreId, Incarnation, Instant, WorkerId};
+use drizzle_shuffle::{Block, BlockStore, StoreOptions};
+
+use crate::clock::{monotonic_now, thread_cpu_ns};
+use crate::connectors::ConnectorError;
+use crate::dataflow::Job;
+use crate::dataflow::stage::{Intake, IntakeState, Output, Stage, StageContext};
+use crate::host::{CoreLoop, Progress};
+use crate::io::{Completion, Inbox, Io, Waker};
+use crate::transport::{CoreMail, MeshPlace, Parcel};
+
+pub use boundary::abort_on_panic_outside_tasks;
+pub use clock::{ClockOffset, CoreClock};
+use inputs::Inputs;
+pub use links::LinkPlan;
+use links::{Arrival, Links};
+pub use status::{CoreStatus, Running};
+
+/// What a core is told by its worker's control loop.
+#[derive(Debug)]
+pub enum CoreCommand {
+    /// An order of the driver.
+    Order(Order),
+    /// Say what the oldest unfinished task waits for.
+    Explain,
+    /// Complete what was written, report and end.
+    Finish,
+    /// End.
+    Abort,
+}
+
+/// What a core tells its worker's control loop.
+#[derive(Debug)]
+pub enum CoreOutput {
+    /// A report of its scheduler.
+    Report(CoreReport),
+    /// Answer to `Explain`.
+    Waiting(String),
+    /// A peer's data connection is gone.
+    PeerLost {
+        /// The peer.
+        worker: WorkerId,
+        /// How that was noticed.
+        reason: String,
+    },
+    /// The job cannot go on.
+    Failed {
+        /// One sentence.
+        reason: String,
+    },
+    /// Answer to `Finish`.
+    Finished {
+        /// What its operators counted, by name.
+        counters: BTreeMap<String, u64>,
+        /// CPU time of the thread, in nanoseconds.
+        cpu_ns: u64,
+    },
+}
+
+/// The way from the cores to their control loop.
+#[derive(Clone, Debug)]
+pub struct ControlOutbox {
+    /// The queue; the number says which core speaks.
+    pub queue: Sender<(u16, CoreOutput)>,
+    /// Wakes the control loop.
+    pub waker: Waker,
+}
+
+/// How a core treats memory and credit.
+#[derive(Clone, Debug)]
+pub struct CoreOptions {
+    /// For the local scheduler.
+    pub local: LocalOptions,
+    /// For the blocks that the core writes or receives.
+    pub store: StoreOptions,
+    /// About how many bytes of input a core takes for a batch.
+    pub batch_bytes: u64,
+}
+
+/// Everything that a core is built from, on its own thread.
+pub struct CoreParts {
+    /// Which core it is.
+    pub core: CoreId,
+    /// The life of its worker.
+    pub incarnation: Incarnation,
+    /// How many cores the worker has.
+    pub cores: u16,
+    /// The job.
+    pub job: Arc<Job>,
+    /// Its driver of IO.
+    pub io: Box<dyn Io>,
+    /// Its mailboxes.
+    pub place: MeshPlace,
+    /// Connections that it owns.
+    pub links: Vec<LinkPlan>,
+    /// From the control loop.
+    pub commands: Inbox<CoreCommand>,
+    /// To the control loop.
+    pub control: ControlOutbox,
+    /// What the control loop sees of it.
+    pub status: CoreStatus,
+    /// The driver's time.
+    pub clock: CoreClock,
+    /// Memory and credit.
+    pub options: CoreOptions,
+}
+
+/// One core at work.
+pub struct Core {
+    core: CoreId,
+    cores: u16,
+    job: Arc<Job>,
+    scheduler: LocalScheduler,
+    /// By number; those that this core never ran are never opened.
+    stages: Vec<Option<Box<dyn Stage>>>,
+    context: StageContext,
+    store: BlockStore,
+    inputs: Inputs,
+    io: Box<dyn Io>,
+    links: Links,
+    inboxes: Vec<Inbox<CoreMail>>,
+    outboxes: BTreeMap<CoreId, Outgoing>,
+    commands: Inbox<CoreCommand>,
+    control: ControlOutbox,
+    /// What the control loop's queue had no room for.
+    unsent: VecDeque<CoreOutput>,
+    status: CoreStatus,
+    clock: CoreClock,
+    origin: Instant,
+    /// Time in the scheduler since the last group report, in nanoseconds.
+    schedule_ns: u64,
+    phase: Phase,
+    // Scratch, kept for its capacity.
+    actions: Vec<LocalAction>,
+    completions: Vec<Completion>,
+    outgoing: Vec<(CoreId, Block)>,
+    ranges: Vec<TakenRange>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// The job failed here; only `Abort` and `Finish` matter now.
+    Failed,
+    Done,
+}
+
+/// A mailbox to another core, and what it had no room for.
+struct Outgoing {
+    outbox: crate::io::Outbox<CoreMail>,
+    waiting: VecDeque<CoreMail>,
+}
+
+impl Outgoing {
+    fn send(&mut self, mail: CoreMail) {
+        self.waiting.push_back(mail);
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        while let Some(mail) = self.waiting.pop_front() {
+            if let Err(full) = self.outbox.try_send(mail) {
+                self.waiting.push_front(full.0);
+                return;
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Builds the core, on its own thread.
+    pub fn new(parts: CoreParts) -> std::io::Result<Core> {
+        let plan = parts.job.plan().clone();
+        let stage_count = plan.stages.len();
+        let outboxes = parts.place.outboxes.into_iter();
+        let outboxes = outboxes
+            .map(|(core, outbox)| (core, Outgoing { outbox, waiting: VecDeque::new() }))
+            .collect();
+        Ok(Core {
+            core: parts.core,
+            cores: parts.cores,
+            scheduler: LocalScheduler::new(plan.clone(), parts.core, parts.options.local),
+            stages: (0..stage_count).map(|_| None).collect(),
+            context: StageContext {
+                plan,
+                stage: drizzle_scheduler::StageId(0),
+                core: parts.core,
+                incarnation: parts.incarnation,
+                batch_bytes: parts.options.batch_bytes,
+            },
+            store: BlockStore::new(parts.options.store),
+            inputs: Inputs::default(),
+            links: Links::new(parts.links)?,
+            job: parts.job,
+            io: parts.io,
+            inboxes: parts.place.inboxes,
+            outboxes,
+            commands: parts.commands,
+            control: parts.control,
+            unsent: VecDeque::new(),
+            status: parts.status,
+            clock: parts.clock,
+            origin: Instant(0),
+            schedule_ns: 0,
+            phase: Phase::Running,
+            actions: Vec::new(),
+            completions: Vec::new(),
+            outgoing: Vec::new(),
+            ranges: Vec::new(),
+        })
+    }
+
+    fn read_commands(&mut self) -> bool {
+        let mut any = false;
+        while let Some(command) = self.commands.try_recv() {
+            any = true;
+            match command {
+                CoreCommand::Order(order) => self.order(order),
+                CoreCommand::Explain => self.explain(),
+                CoreCommand::Finish => self.finish(),
+                CoreCommand::Abort => self.phase = Phase::Done,
+            }
+        }
+        any
+    }
+
+    fn order(&mut self, order: Order) {
+        if let Order::ScheduleGroup(group) = &order {
+            self.origin = group.origin;
+        }
+        let began = monotonic_now();
+        let now = self.clock.now();
+        self.scheduler.handle(now, LocalEvent::Order(order), &mut self.actions);
+        self.schedule_ns += monotonic_now() - began;
+        self.perform();
+    }
+
+    fn read_mail(&mut self) -> bool {
+        let mut any = false;
+        for index in 0..self.inboxes.len() {
+            while let Some(mail) = self.inboxes[index].try_recv() {
+                any = true;
+                match mail {
+                    CoreMail::Deliver(parcel) => self.deliver(parcel),
+                    CoreMail::Relay { to, parcel } => self.links.send(to, parcel),
+                }
+            }
+        }
+        any
+    }
+
+    /// Takes in what is for this core.
+    fn deliver(&mut self, parcel: Parcel) {
+        let began = monotonic_now();
+        match parcel {
+            Parcel::Block(block) => {
+                if self.scheduler.offer(block.notice()) == Offer::Keep {
+                    self.inputs.add(&self.context.plan, block);
+                }
+            }
+            Parcel::Completed { from, batch } => {
+                let now = self.clock.now();
+                let event = LocalEvent::PeerCompleted { core: from, batch };
+                self.scheduler.handle(now, event, &mut self.actions);
+            }
+        }
+        self.schedule_ns += monotonic_now() - began;
+        self.perform();
+    }
+
+    fn poll_io(&mut self) -> bool {
+        let mut arrivals = Vec::new();
+        self.io.poll(&mut self.completions);
+        let any = !self.completions.is_empty();
+        let mut completions = std::mem::take(&mut self.completions);
+        for Completion { token, outcome } in completions.drain(..) {
+            let (job, store, cores) = (&*self.job, &mut self.store, self.cores);
+            let mut intake = links::Intake { job, store, cores };
+            if let Err((worker, closed)) =
+                self.links.completed(token, outcome, &mut intake, &mut arrivals)
+            {
+                self.peer_lost(worker, &closed.to_string());
+            }
+        }
+        self.completions = completions;
+        let (job, store, cores) = (&*self.job, &mut self.store, self.cores);
+        let mut intake = links::Intake { job, store, cores };
+        if let Err((worker, closed)) = self.links.drive(&mut *self.io, &mut intake, &mut arrivals) {
+            self.peer_lost(worker, &closed.to_string());
+        }
+        for Arrival { to_core, parcel } in arrivals {
+            let to = CoreId { worker: self.core.worker, core: to_core };
+            self.hand_over(to, parcel);
+        }
+        any
+    }
+
+    fn peer_lost(&mut self, worker: WorkerId, reason: &str) {
+        let reason = reason.to_owned();
+        self.tell_control(CoreOutput::PeerLost { worker, reason });
+    }
+
+    /// Brings a parcel on its way to a core: by pointer, mailbox or connection.
+    fn hand_over(&mut self, to: CoreId, parcel: Parcel) {
+        if to == self.core {
+            self.deliver(parcel);
+        } else if let Some(outgoing) = self.outboxes.get_mut(&to) {
+            outgoing.send(CoreMail::Deliver(parcel));
+        } else if self.links.has(to.worker) {
+            self.links.send(to, parcel);
+        } else {
+            let owner = CoreId { worker: self.core.worker, core: owner_of(to.worker, self.cores) };
+            match self.outboxes.get_mut(&owner) {
+                Some(outgoing) => outgoing.send(CoreMail::Relay { to, parcel }),
+                // The connection is gone, which the driver has been told.
+                None => drop(parcel),
+            }
+        }
+    }
+
+    /// Runs one ready task, if there is one.
+    fn run_one(&mut self) -> bool {
+        if self.phase != Phase::Running {
+            return false;
+        }
+        let began = monotonic_now();
+        let now = self.clock.now();
+        let Some(run) = self.scheduler.next(now) else {
+            self.tick(now);
+            return false;
+        };
+        let started = monotonic_now();
+        let result = self.execute(&run, started);
+        let ended = monotonic_now();
+        if let Err(reason) = result {
+            self.fail(reason);
+            return true;
+        }
+        let ranges = std::mem::take(&mut self.ranges);
+        let run_ns = ended - started;
+        let event = LocalEvent::RunDone { run: &run, ranges: &ranges, run_ns };
+        self.scheduler.handle(self.clock.now(), event, &mut self.actions);
+        self.ranges = ranges;
+        self.ranges.clear();
+        self.schedule_ns += (started - began) + (monotonic_now() - ended);
+        self.perform();
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        for (to, block) in outgoing.drain(..) {
+            self.hand_over(to, Parcel::Block(block));
+        }
+        self.outgoing = outgoing;
+        true
+    }
+
+    fn tick(&mut self, now: Instant) {
+        if self.scheduler.deadline().is_some_and(|deadline| deadline <= now) {
+            self.scheduler.handle(now, LocalEvent::Tick, &mut self.actions);
+            self.perform();
+        }
+    }
+
+    fn execute(&mut self, run: &Run, began: u64) -> Result<(), String> {
+        let plan = self.context.plan.clone();
+        let name = &plan.stage(run.stage).name;
+        let failed = |reason: String| format!("stage {name:?} failed in {}: {reason}", run.batch);
+        boundary::run(|| self.open(run)).map_err(failed)?;
+        let stage = self.stages[run.stage.index()].as_mut().expect("it was opened");
+        let placement = self.scheduler.placements().at(run.batch);
+        let placement = placement.expect("a batch that runs is placed").clone();
+        let options = self.store.options();
+        let intake = match self.store.retained_bytes() > options.max_bytes / 2 {
+            true => IntakeState::Paused,
+            false => IntakeState::Open,
+        };
+        let inputs = self.inputs.of(run.batch, run.stage);
+        let ranges = std::mem::take(&mut self.ranges);
+        let mut intake = Intake { origin: self.origin, inputs, ranges, intake };
+        let mut output = Output {
+            clock: &self.clock,
+            placement: &placement,
+            store: &mut self.store,
+            outgoing: &mut self.outgoing,
+        };
+        self.status.begin_run(Running { batch: run.batch, stage: run.stage, since_ns: began });
+        let result = boundary::run(|| stage.run(run, &mut intake, &mut output));
+        self.status.end_run();
+        self.ranges = intake.ranges;
+        let records = self.stages.iter().flatten().map(|stage| stage.records()).sum();
+        self.status.set_records(records);
+        result.map_err(failed)
+    }
+
+    fn open(&mut self, run: &Run) -> Result<(), ConnectorError> {
+        let stage = &mut self.stages[run.stage.index()];
+        if stage.is_none() {
+            let context = StageContext { stage: run.stage, ..self.context.clone() };
+            *stage = Some(self.job.open_stage(&context)?);
+        }
+        Ok(())
+    }
+
+    /// Performs what the scheduler decided.
+    fn perform(&mut self) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
+            match action {
+                LocalAction::Report(report) => self.report(report),
+                LocalAction::Advertise { to, completed } => {
+                    let parcel = Parcel::Completed { from: self.core, batch: completed };
+                    to.iter().for_each(|&to| self.hand_over(to, parcel.clone()));
+                }
+                LocalAction::Release { completed } => {
+                    self.inputs.release(completed);
+                    self.status.set_completed(completed);
+                }
+            }
+        }
+        if self.actions.is_empty() {
+            self.actions = actions;
+        }
+    }
+
+    fn report(&mut self, mut report: CoreReport) {
+        if let CoreReport::GroupDone { statistics, .. } = &mut report {
+            let schedule_ns = std::mem::take(&mut self.schedule_ns);
+            statistics.merge(&GroupStatistics { schedule_ns, ..GroupStatistics::default() });
+        }
+        self.tell_control(CoreOutput::Report(report));
+    }
+
+    fn explain(&mut self) {
+        if let Some(waiting) = self.scheduler.waiting() {
+            let name = &self.context.plan.stage(waiting.stage).name;
+            let text = format!(
+                "{}, stage {name:?}, {} on {} waits for {}",
+                waiting.batch, waiting.partition, self.core, waiting.reason
+            );
+            self.tell_control(CoreOutput::Waiting(text));
+        }
+    }
+
+    fn fail(&mut self, reason: String) {
+        self.phase = Phase::Failed;
+        self.tell_control(CoreOutput::Failed { reason });
+    }
+
+    fn finish(&mut self) {
+        if let Err(reason) = self.close() {
+            self.fail(reason);
+            return;
+        }
+        let mut counters = BTreeMap::new();
+        for stage in self.stages.iter().flatten() {
+            stage.counters(&mut |operator, what, count| {
+                *counters.entry(format!("{operator}.{what}")).or_default() += count;
+            });
+        }
+        self.tell_control(CoreOutput::Finished { counters, cpu_ns: thread_cpu_ns() });
+        self.phase = Phase::Done;
+    }
+
+    /// Makes what the stages wrote complete.
+    fn close(&mut self) -> Result<(), String> {
+        let stages = self.context.plan.stages.iter().zip(&mut self.stages);
+        for (described, stage) in stages {
+            let Some(stage) = stage else { continue };
+            let name = &described.name;
+            boundary::run(|| stage.close())
+                .map_err(|reason| format!("stage {name:?} failed at the end: {reason}"))?;
+        }
+        Ok(())
+    }
+
+    fn tell_control(&mut self, output: CoreOutput) {
+        self.unsent.push_back(output);
+        self.flush_control();
+    }
+
+    fn flush_control(&mut self) {
+        let mut any = false;
+        while let Some(output) = self.unsent.pop_front() {
+            match self.control.queue.try_send((self.core.core, output)) {
+                Ok(()) => any = true,
+                Err(TrySendError::Full((_, output))) => {
+                    self.unsent.push_front(output);
+                    break;
+                }
+                // The control loop is gone: so is the job.
+                Err(TrySendError::Disconnected(_)) => self.phase = Phase::Done,
+            }
+        }
+        if any {
+            self.control.waker.wake();
+        }
+    }
+
+    /// Sends what had no room before; whether something still has none.
+    fn flush(&mut self) -> bool {
+        self.outboxes.values_mut().for_each(Outgoing::flush);
+        self.flush_control();
+        let mail_waits = self.outboxes.values().any(|outgoing| !outgoing.waiting.is_empty());
+        mail_waits || !self.unsent.is_empty() || self.links.is_stalled()
+    }
+}
+
+/// How soon a core looks again when it waits for somebody who will not wake it.
+const LOOK_AGAIN_NS: u64 = 100_000;
+
+impl CoreLoop for Core {
+    fn step(&mut self) -> Progress {
+        let mut busy = self.read_commands();
+        busy |= self.read_mail();
+        busy |= self.poll_io();
+        busy |= self.run_one();
+        let waiting = self.flush();
+        if self.phase == Phase::Done && self.unsent.is_empty() {
+            self.io.close(&mut self.completions);
+            return Progress::Done;
+        }
+        if busy {
+            return Progress::Busy;
+        }
+        let deadline = self.scheduler.deadline().filter(|_| self.phase == Phase::Running);
+        let deadline = deadline.map(|deadline| self.clock.local(deadline));
+        let look_again = waiting.then(|| monotonic_now() + LOOK_AGAIN_NS);
+        Progress::Idle { wake_at: deadline.into_iter().chain(look_again).min() }
+    }
+
+    fn io(&mut self) -> &mut dyn Io {
+        &mut *self.io
+    }
+}
+
+/// The core of a worker with `cores` cores that owns the connection to `peer`.
+pub fn owner_of(peer: WorkerId, cores: u16) -> u16 {
+    (peer.0 % u32::from(cores)) as u16
+}

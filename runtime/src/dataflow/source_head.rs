@@ -1,0 +1,158 @@
+//! The head of a source stage: chooses a range for each partition, reads it, stamps each record
+//! with the watermark of its own source partition.
+
+use std::sync::Arc;
+
+use drizzle_scheduler::local::Run;
+use drizzle_scheduler::message::{Purpose, SourceRange, TakenRange};
+use drizzle_scheduler::{PartitionId, Watermark};
+
+use crate::connectors::ConnectorError;
+use crate::dataflow::stage::{Head, Intake, IntakeState, RunningHead, StageContext, TaskError};
+use crate::dataflow::{InputCounters, Limit, Row, Source, SourceReader, Stamp};
+
+/// A source and the name of its operator.
+#[derive(Clone, Debug)]
+pub struct SourceHead<S> {
+    pub(super) source: S,
+    pub(super) name: Arc<str>,
+}
+
+impl<S: Source> Head for SourceHead<S> {
+    type Record = S::Record;
+    type Running = RunningSource<S::Reader>;
+
+    fn open(&self, context: &StageContext) -> Result<Self::Running, ConnectorError> {
+        let reader = self.source.open()?;
+        let partitions = (0..self.source.partition_count()).map(PartitionId);
+        let partitions = partitions.map(|partition| Partition {
+            offset: reader.first_offset(partition),
+            largest_event_time: 0,
+            watermark: Watermark::NONE,
+            ended: false,
+        });
+        Ok(RunningSource {
+            partitions: partitions.collect(),
+            reader,
+            name: self.name.clone(),
+            counters: InputCounters::default(),
+            out_of_orderness_ms: self.source.out_of_orderness_ms(),
+            batch_bytes: context.batch_bytes,
+            started: false,
+        })
+    }
+}
+
+/// A source at work on one core.
+#[derive(Debug)]
+pub struct RunningSource<D> {
+    reader: D,
+    name: Arc<str>,
+    /// Of all partitions; those of other cores stay at their first offset.
+    partitions: Vec<Partition>,
+    counters: InputCounters,
+    out_of_orderness_ms: u64,
+    batch_bytes: u64,
+    started: bool,
+}
+
+#[derive(Debug)]
+struct Partition {
+    /// The offset that the next batch begins at.
+    offset: u64,
+    largest_event_time: u64,
+    watermark: Watermark,
+    ended: bool,
+}
+
+impl<D: SourceReader> RunningSource<D> {
+    /// Chooses what the batch takes of `partition` and records it.
+    fn choose(
+        &mut self,
+        run: &Run,
+        partition: PartitionId,
+        intake: &mut Intake<'_>,
+    ) -> (std::ops::Range<u64>, Option<Watermark>) {
+        let share = (self.batch_bytes / run.partitions.len().max(1) as u64).max(1);
+        let state = &mut self.partitions[partition.index()];
+        let (from, mut asserted) = (state.offset, None);
+        let open = intake.intake == IntakeState::Open && run.purpose == Purpose::Process;
+        if open && !state.ended {
+            let limit = Limit { cut: run.cut, bytes: share };
+            let choice = self.reader.choose(partition, from, &limit);
+            debug_assert!(from <= choice.to, "a source does not run backwards");
+            state.offset = choice.to;
+            state.ended = choice.ended;
+            asserted = choice.asserted;
+        }
+        let range = SourceRange { stage: run.stage, partition, from, to: state.offset };
+        intake.ranges.push(TakenRange { batch: run.batch, range, ended: state.ended });
+        (from..state.offset, asserted)
+    }
+}
+
+impl<D: SourceReader> RunningHead for RunningSource<D> {
+    type Record = D::Record;
+
+    fn begin(&mut self, _run: &Run, intake: &mut Intake<'_>) -> Result<(), TaskError> {
+        if !self.started {
+            self.started = true;
+            self.reader.start(intake.origin);
+        }
+        Ok(())
+    }
+
+    fn emit<F>(
+        &mut self,
+        run: &Run,
+        partition: PartitionId,
+        intake: &mut Intake<'_>,
+        mut emit: F,
+    ) -> Result<(), TaskError>
+    where
+        F: FnMut(&<D::Record as Row>::Of<'_>, &Stamp),
+    {
+        let (range, asserted) = self.choose(run, partition, intake);
+        let out_of_orderness_ms = self.out_of_orderness_ms;
+        let state = &mut self.partitions[partition.index()];
+        let mut largest = state.largest_event_time;
+        if !range.is_empty() {
+            self.reader.read(partition, range, &mut self.counters, |record, event_time| {
+                let watermark = Watermark(largest.saturating_sub(out_of_orderness_ms));
+                emit(record, &Stamp { event_time, watermark });
+                largest = largest.max(event_time);
+            })?;
+        }
+        state.largest_event_time = largest;
+        let derived = Watermark(largest.saturating_sub(out_of_orderness_ms));
+        let known = if state.ended || run.purpose == Purpose::Flush {
+            Watermark::END
+        } else {
+            asserted.unwrap_or(derived)
+        };
+        state.watermark = state.watermark.max(known);
+        Ok(())
+    }
+
+    fn watermark(&self, run: &Run) -> Watermark {
+        let partitions = run.partitions.iter();
+        let watermarks = partitions.map(|partition| self.partitions[partition.index()].watermark);
+        watermarks.min().unwrap_or(Watermark::END)
+    }
+
+    fn records(&self) -> u64 {
+        self.counters.lines
+    }
+
+    fn counters(&self, report: &mut dyn FnMut(&str, &str, u64)) {
+        let InputCounters { lines, blank, malformed, ok } = self.counters;
+        report(&self.name, "lines", lines);
+        report(&self.name, "blank", blank);
+        report(&self.name, "malformed", malformed);
+        report(&self.name, "ok", ok);
+    }
+
+    fn close(&mut self) -> Result<(), ConnectorError> {
+        self.reader.close()
+    }
+}

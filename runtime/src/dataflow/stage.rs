@@ -1,0 +1,240 @@
+//! A stage at work on one core: a head that yields records, operators fused behind it, and a
+//! terminal that takes what comes out. Boxed at the boundary, generic inside.
+
+use std::sync::Arc;
+
+use drizzle_scheduler::local::Run;
+use drizzle_scheduler::message::TakenRange;
+use drizzle_scheduler::placement::Placement;
+use drizzle_scheduler::plan::Plan;
+use drizzle_scheduler::{CoreId, Incarnation, Instant, PartitionId, StageId, Watermark};
+use drizzle_shuffle::{Block, BlockStore, StoreFull};
+
+use crate::connectors::ConnectorError;
+use crate::core::CoreClock;
+use crate::dataflow::{Row, Stamp, Transform};
+
+/// Why a task could not be completed.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// A source or sink failed.
+    #[error(transparent)]
+    Connector(#[from] ConnectorError),
+    /// The memory for blocks is used up.
+    #[error("{0}: give the worker more memory or the job smaller batches")]
+    Memory(#[from] StoreFull),
+}
+
+/// What a stage is opened with, on the core that will run it.
+#[derive(Clone, Debug)]
+pub struct StageContext {
+    /// The whole plan.
+    pub plan: Arc<Plan>,
+    /// The stage's number in it.
+    pub stage: StageId,
+    /// The core.
+    pub core: CoreId,
+    /// The life of its worker.
+    pub incarnation: Incarnation,
+    /// About how many bytes of input one core takes for a batch.
+    pub batch_bytes: u64,
+}
+
+/// What the head of a stage has at hand while a batch runs.
+pub struct Intake<'a> {
+    /// Zero of the job's own time.
+    pub origin: Instant,
+    /// The blocks of the batch, from every edge into the stage.
+    pub inputs: &'a [Block],
+    /// What source tasks took.
+    pub ranges: Vec<TakenRange>,
+    /// Memory is short: source tasks take nothing, so that batches go on.
+    pub intake: IntakeState,
+}
+
+/// Whether source tasks may take input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IntakeState {
+    /// They may.
+    Open,
+    /// Memory for blocks is short: they take empty ranges until it is not.
+    Paused,
+}
+
+/// What the terminal of a stage has at hand while a batch runs.
+pub struct Output<'a> {
+    /// The driver's time.
+    pub clock: &'a CoreClock,
+    /// Where every partition of this batch is.
+    pub placement: &'a Arc<Placement>,
+    /// Where blocks are written.
+    pub store: &'a mut BlockStore,
+    /// Finished blocks and the cores that they are for.
+    pub outgoing: &'a mut Vec<(CoreId, Block)>,
+}
+
+/// A stage, built anew on each core.
+pub(crate) trait StageFactory: Send + Sync {
+    fn open(&self, context: &StageContext) -> Result<Box<dyn Stage>, ConnectorError>;
+}
+
+/// A stage at work on one core.
+pub(crate) trait Stage {
+    /// Runs the tasks of one batch to completion.
+    fn run(
+        &mut self,
+        run: &Run,
+        intake: &mut Intake<'_>,
+        output: &mut Output<'_>,
+    ) -> Result<(), TaskError>;
+    /// Records read from outside so far.
+    fn records(&self) -> u64;
+    /// Reports (operator, what, how many).
+    fn counters(&self, report: &mut dyn FnMut(&str, &str, u64));
+    /// The job ends well: makes what was written complete.
+    fn close(&mut self) -> Result<(), ConnectorError>;
+}
+
+/// Where the records of a stage come from.
+pub trait Head: Clone + Send + Sync + 'static {
+    /// What it yields.
+    type Record: Row;
+    /// It, at work.
+    type Running: RunningHead<Record = Self::Record>;
+
+    /// Opens it on one core.
+    fn open(&self, context: &StageContext) -> Result<Self::Running, ConnectorError>;
+}
+
+/// A head at work on one core.
+pub trait RunningHead: 'static {
+    /// What it yields.
+    type Record: Row;
+
+    /// Takes in what the batch brought, for all partitions of the run.
+    fn begin(&mut self, run: &Run, intake: &mut Intake<'_>) -> Result<(), TaskError>;
+    /// Yields the records of one partition.
+    fn emit<F>(
+        &mut self,
+        run: &Run,
+        partition: PartitionId,
+        intake: &mut Intake<'_>,
+        emit: F,
+    ) -> Result<(), TaskError>
+    where
+        F: FnMut(&<Self::Record as Row>::Of<'_>, &Stamp);
+    /// The watermark after the batch, once every partition has been emitted.
+    fn watermark(&self, run: &Run) -> Watermark;
+    /// Records read from outside so far.
+    fn records(&self) -> u64;
+    /// Reports (operator, what, how many).
+    fn counters(&self, report: &mut dyn FnMut(&str, &str, u64));
+    /// The job ends well.
+    fn close(&mut self) -> Result<(), ConnectorError>;
+}
+
+/// Where the records of a stage go.
+pub trait Terminal<R: Row>: 'static {
+    /// A batch begins.
+    fn begin(&mut self, run: &Run, output: &mut Output<'_>) -> Result<(), TaskError>;
+    /// The records that follow come from this partition, the `index`-th of the run.
+    fn partition(
+        &mut self,
+        index: usize,
+        partition: PartitionId,
+        output: &mut Output<'_>,
+    ) -> Result<(), TaskError>;
+    /// Takes one record. What goes wrong is remembered until `finish`.
+    fn push(&mut self, record: &R::Of<'_>, stamp: &Stamp, output: &mut Output<'_>);
+    /// The batch ends.
+    fn finish(
+        &mut self,
+        run: &Run,
+        watermark: Watermark,
+        ranges: &[TakenRange],
+        output: &mut Output<'_>,
+    ) -> Result<(), TaskError>;
+    /// Reports (operator, what, how many).
+    fn counters(&self, report: &mut dyn FnMut(&str, &str, u64));
+    /// The job ends well.
+    fn close(&mut self) -> Result<(), ConnectorError>;
+}
+
+/// A way to open a terminal on each core.
+pub trait OpenTerminal<R: Row>: Clone + Send + Sync + 'static {
+    /// It, at work.
+    type Running: Terminal<R>;
+
+    /// Opens it on one core.
+    fn open(&self, context: &StageContext) -> Result<Self::Running, ConnectorError>;
+}
+
+/// Head, operators and terminal of one stage, before they are opened.
+pub(crate) struct Fused<H, T, E> {
+    pub(crate) head: H,
+    pub(crate) transform: T,
+    pub(crate) terminal: E,
+}
+
+impl<H, T, E> StageFactory for Fused<H, T, E>
+where
+    H: Head,
+    T: Transform<H::Record>,
+    E: OpenTerminal<T::Out>,
+{
+    fn open(&self, context: &StageContext) -> Result<Box<dyn Stage>, ConnectorError> {
+        Ok(Box::new(Running::<H::Running, T, E::Running> {
+            head: self.head.open(context)?,
+            transform: self.transform.clone(),
+            terminal: self.terminal.open(context)?,
+        }))
+    }
+}
+
+struct Running<H, T, E> {
+    head: H,
+    transform: T,
+    terminal: E,
+}
+
+impl<H, T, E> Stage for Running<H, T, E>
+where
+    H: RunningHead,
+    T: Transform<H::Record>,
+    E: Terminal<T::Out>,
+{
+    fn run(
+        &mut self,
+        run: &Run,
+        intake: &mut Intake<'_>,
+        output: &mut Output<'_>,
+    ) -> Result<(), TaskError> {
+        let Running { head, transform, terminal } = self;
+        head.begin(run, intake)?;
+        terminal.begin(run, output)?;
+        for (index, &partition) in run.partitions.iter().enumerate() {
+            terminal.partition(index, partition, output)?;
+            head.emit(run, partition, intake, |record, stamp| {
+                transform.apply(record, stamp, |record, stamp| {
+                    terminal.push(record, stamp, output);
+                });
+            })?;
+        }
+        terminal.finish(run, head.watermark(run), &intake.ranges, output)
+    }
+
+    fn records(&self) -> u64 {
+        self.head.records()
+    }
+
+    fn counters(&self, report: &mut dyn FnMut(&str, &str, u64)) {
+        self.head.counters(report);
+        self.transform.counters(report);
+        self.terminal.counters(report);
+    }
+
+    fn close(&mut self) -> Result<(), ConnectorError> {
+        self.head.close()?;
+        self.terminal.close()
+    }
+}

@@ -1,0 +1,170 @@
+//! Nodes: the driver, a worker, and a local cluster of both in one process.
+//!
+//! A node is one thread with an event loop of its own ([`crate::io`]); it turns messages into events
+//! for the state machines of `drizzle_scheduler` and their actions into messages. Heartbeats leave
+//! from here, where no task can block them.
+
+mod connect;
+mod driver;
+mod local;
+mod member;
+mod results;
+mod signals;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use drizzle_scheduler::local::{LocalOptions, Prescheduling};
+use drizzle_scheduler::message::GroupStatistics;
+use drizzle_scheduler::{BatchId, PartitionId, StageId};
+use drizzle_shuffle::StoreOptions;
+
+use crate::core::CoreOptions;
+use crate::dataflow::Job;
+use crate::host::Polling;
+use crate::io::{Choice, HostKind, IoKind};
+
+pub use connect::Exposure;
+pub use driver::{DriverConfig, Observer, ProgressReport, listen_for_workers, run_driver};
+pub use local::{ClusterConfig, run_local};
+pub use results::{Collect, CollectWriter, Outlet};
+pub use signals::stop_on_signals;
+pub use worker::{WorkerConfig, run_worker};
+
+pub use crate::core::abort_on_panic_outside_tasks;
+
+/// Nanoseconds between two heartbeats.
+const HEARTBEAT_NS: u64 = 100_000_000;
+/// A node that says nothing for so long is lost.
+const SILENCE_NS: u64 = 1_500_000_000;
+/// While it joins it may be silent for longer: it builds the job.
+const JOINING_NS: u64 = 60_000_000_000;
+/// What is said of a node that is lost by its silence.
+const SILENT: &str = "it has been silent for 1.5 s";
+/// If no batch completes for so long, one line says what waits for what.
+const STALL_NS: u64 = 2_000_000_000;
+
+/// Why a node ended without a result. The two kinds have exit codes of their own.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// It could not begin: a wrong flag, a missing file, a port in use.
+    #[error("{0}")]
+    Setup(String),
+    /// It began and could not go on: a lost worker, a failed task.
+    #[error("{0}")]
+    Job(String),
+    /// The driver ended it, and has said why.
+    #[error("{0}")]
+    Aborted(String),
+}
+
+impl NodeError {
+    pub(crate) fn io(what: &str) -> impl FnOnce(std::io::Error) -> NodeError {
+        let what = what.to_owned();
+        move |error| NodeError::Setup(format!("{what}: {error}"))
+    }
+}
+
+/// What a job function builds on every node.
+pub struct JobSetup {
+    /// The job.
+    pub job: Job,
+    /// How its nodes behave.
+    pub options: JobOptions,
+}
+
+/// How the nodes of a job behave. The same on all of them, because it is made from the same flags.
+#[derive(Clone, Debug)]
+pub struct JobOptions {
+    /// Whether downstream tasks wait for the driver's release.
+    pub prescheduling: Prescheduling,
+    /// How many batches a source may run ahead.
+    pub ahead: u64,
+    /// Bytes of memory for blocks on each core.
+    pub memory: usize,
+    /// About how many bytes of input a core takes for a batch.
+    pub batch_bytes: u64,
+    /// What runs the cores.
+    pub host: Choice<HostKind>,
+    /// What does their IO.
+    pub io: Choice<IoKind>,
+    /// How they wait.
+    pub polling: Polling,
+}
+
+impl JobOptions {
+    /// For a core of a job with so many cores in all.
+    fn core_options(&self, cores: usize) -> CoreOptions {
+        // Every core writes to every core: the open segments of all take at most a quarter.
+        let fair = self.memory / (4 * cores.max(1));
+        let segment_bytes = fair.next_power_of_two().clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
+        CoreOptions {
+            local: LocalOptions {
+                ahead: self.ahead,
+                prescheduling: self.prescheduling,
+                report_ranges_after_ns: 10_000_000,
+            },
+            store: StoreOptions { segment_bytes, max_bytes: self.memory },
+            batch_bytes: self.batch_bytes,
+        }
+    }
+}
+
+/// Sizes of a block segment.
+const MIN_SEGMENT_BYTES: usize = 8 * 1024;
+const MAX_SEGMENT_BYTES: usize = 256 * 1024;
+
+/// Builds the job on a node from its flags. The outlet is where collected rows go.
+pub type JobFactory =
+    Arc<dyn Fn(&[String], &Outlet) -> Result<JobSetup, String> + Send + Sync + 'static>;
+
+/// A wish to stop, set by a signal handler or a test.
+#[derive(Clone, Debug, Default)]
+pub struct StopFlag(Arc<AtomicBool>);
+
+impl StopFlag {
+    /// A flag that a signal handler may set.
+    pub fn new(flag: Arc<AtomicBool>) -> StopFlag {
+        StopFlag(flag)
+    }
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How a job went, as the driver saw it.
+#[derive(Clone, Debug, Default)]
+pub struct JobReport {
+    /// What the operators counted, by name (`events.lines`), summed over all cores.
+    pub counters: BTreeMap<String, u64>,
+    /// What the groups cost, summed over all workers.
+    pub statistics: GroupStatistics,
+    /// CPU time of the driver's thread and of the workers' control threads, in nanoseconds.
+    pub control_cpu_ns: u64,
+    /// CPU time of all core threads, in nanoseconds.
+    pub cores_cpu_ns: u64,
+    /// Groups that were scheduled, the last one and those that a cut made void among them.
+    pub groups: u64,
+    /// `ScheduleGroup` messages sent.
+    pub schedule_messages: u64,
+    /// The last batch that took input.
+    pub last_batch: BatchId,
+    /// Offsets `[from, to)` read of each source partition.
+    pub taken: Vec<(StageId, PartitionId, u64, u64)>,
+    /// Zero of the job's own time, in the driver's, in nanoseconds.
+    pub origin_ns: u64,
+    /// What ran the cores and did their IO, each once.
+    pub runtimes: BTreeSet<String>,
+    /// From the job's zero to its end in the driver's time, in nanoseconds.
+    pub elapsed_ns: u64,
+    /// Workers that took part.
+    pub workers: u32,
+    /// Their cores together.
+    pub cores: u32,
+    /// Whether somebody asked it to stop before its sources ended.
+    pub stopped: bool,
+    /// Whether every worker ran on this host, so that its output files are here.
+    pub all_on_this_host: bool,
+}

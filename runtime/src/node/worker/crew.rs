@@ -1,0 +1,222 @@
+//! The cores of a worker: how they are started, and what the control loop sees of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, bounded};
+use drizzle_scheduler::{BatchId, CoreId, Incarnation, WorkerId};
+
+use super::{Identity, Peers, WorkerNode};
+use crate::core::{
+    ControlOutbox, Core, CoreClock, CoreCommand, CoreOutput, CoreParts, CoreStatus, LinkPlan,
+    owner_of,
+};
+use crate::dataflow::Job;
+use crate::host::{self, CoreHandle, CoreLoop, CpuShare};
+use crate::io::{self, Chosen, Io, IoKind, Outbox, Waker, inbox};
+use crate::node::{JobOptions, JobSetup, NodeError, STALL_NS};
+use crate::transport::Mesh;
+use crate::wire::Peer;
+
+/// The cores of a worker, as its control loop sees them.
+pub(super) struct Crew {
+    handles: Vec<CoreHandle>,
+    pub(super) commands: Vec<Outbox<CoreCommand>>,
+    statuses: Vec<CoreStatus>,
+    pub(super) outputs: Receiver<(u16, CoreOutput)>,
+}
+
+/// Commands that wait for a core. The driver keeps two groups in flight, so few ever do.
+const COMMAND_CAPACITY: usize = 4096;
+/// Outputs of all cores that wait for the control loop.
+const OUTPUT_CAPACITY: usize = 4096;
+
+impl Crew {
+    pub(super) fn start(
+        node: &mut WorkerNode<'_>,
+        identity: &Identity,
+        setup: JobSetup,
+        chosen: &Chosen,
+        cores_on_host: u32,
+        peers: &[Peer],
+        links: Vec<LinkPlan>,
+    ) -> Result<Crew, NodeError> {
+        let cores = node.config.cores;
+        let mesh = match &node.peers {
+            Peers::Threads(mesh) => mesh.clone(),
+            Peers::Processes => Arc::new(Mesh::new(usize::from(cores))),
+        };
+        let (queue, outputs) = bounded(OUTPUT_CAPACITY);
+        let control = ControlOutbox { queue, waker: node.io.waker() };
+        let mut links_of: BTreeMap<u16, Vec<LinkPlan>> = BTreeMap::new();
+        for link in links {
+            links_of.entry(owner_of(link.worker, cores)).or_default().push(link);
+        }
+        let before: usize = peers
+            .iter()
+            .filter(|peer| peer.worker < identity.worker)
+            .map(|peer| usize::from(peer.cores))
+            .sum();
+        let (job, options) = (Arc::new(setup.job), setup.options);
+        let mut crew =
+            Crew { handles: Vec::new(), commands: Vec::new(), statuses: Vec::new(), outputs };
+        let mut starting = Vec::new();
+        for number in 0..cores {
+            let (tell, waker) = bounded(1);
+            let (give, commands) = bounded(1);
+            let status = CoreStatus::default();
+            let seed = CoreSeed {
+                core: CoreId { worker: identity.worker, core: number },
+                incarnation: identity.incarnation,
+                cores,
+                job: job.clone(),
+                cores_in_job: peers.iter().map(|peer| usize::from(peer.cores)).sum(),
+                options: options.clone(),
+                io: chosen.io,
+                mesh: mesh.clone(),
+                links: links_of.remove(&number).unwrap_or_default(),
+                control: control.clone(),
+                status: status.clone(),
+                clock: CoreClock::new(node.offset.clone()),
+            };
+            let core_options = host::CoreOptions {
+                name: format!("core-{}-{number}", identity.worker.0),
+                cpu: node.config.cpus.of_core(before + usize::from(number)),
+                polling: options.polling,
+                share: CpuShare::of(cores_on_host as usize, node.config.cpus.count()),
+            };
+            let build = move || seed.grow(&tell, &commands);
+            let handle = host::run_core(chosen.host, core_options, build)
+                .map_err(NodeError::io("cannot start a core"))?;
+            crew.handles.push(handle);
+            crew.statuses.push(status);
+            starting.push((waker, give));
+        }
+        for (waker, give) in starting {
+            let gone = |_| NodeError::Job("a core did not start".to_owned());
+            let waker = waker.recv().map_err(gone)?.map_err(NodeError::Setup)?;
+            let (outbox, commands) = inbox(COMMAND_CAPACITY, waker);
+            give.send(commands).map_err(|_| NodeError::Job("a core did not start".to_owned()))?;
+            crew.commands.push(outbox);
+        }
+        Ok(crew)
+    }
+
+    pub(super) fn tell_all(&mut self, command: impl Fn() -> CoreCommand) -> Result<(), NodeError> {
+        for outbox in &mut self.commands {
+            outbox.try_send(command()).map_err(|_| {
+                NodeError::Job("a core has not read its commands for too long".to_owned())
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn completed(&self) -> BatchId {
+        self.statuses.iter().map(CoreStatus::completed).min().unwrap_or_default()
+    }
+
+    pub(super) fn records(&self) -> u64 {
+        self.statuses.iter().map(CoreStatus::records).sum()
+    }
+
+    /// The task that has been running longest, if any has for too long.
+    pub(super) fn stuck(&self, job: &WorkerId, now_ns: u64) -> Option<String> {
+        let running = self.statuses.iter().enumerate();
+        let running = running.filter_map(|(core, status)| Some((core, status.running()?)));
+        let (core, running) = running.min_by_key(|(_, running)| running.since_ns)?;
+        let for_ns = now_ns.saturating_sub(running.since_ns);
+        (for_ns > STALL_NS / 2).then(|| {
+            let seconds = for_ns as f64 / 1e9;
+            let (batch, stage) = (running.batch, running.stage);
+            format!("{job} core {core} has been running {batch} {stage} for {seconds:.1} s")
+        })
+    }
+
+    pub(super) fn join(self) {
+        for handle in self.handles {
+            // A panic outside a task ends the process in the binary; in tests it shows here.
+            handle.join().expect("a core ends without a panic");
+        }
+    }
+}
+
+/// What a core is grown from, carried to its thread.
+struct CoreSeed {
+    core: CoreId,
+    incarnation: Incarnation,
+    cores: u16,
+    job: Arc<Job>,
+    cores_in_job: usize,
+    options: JobOptions,
+    io: IoKind,
+    mesh: Arc<Mesh>,
+    links: Vec<LinkPlan>,
+    control: ControlOutbox,
+    status: CoreStatus,
+    clock: CoreClock,
+}
+
+impl CoreSeed {
+    /// Builds the core; what fails is told the control loop, and a core that does nothing results.
+    fn grow(
+        self,
+        tell: &crossbeam_channel::Sender<Result<Waker, String>>,
+        commands: &Receiver<io::Inbox<CoreCommand>>,
+    ) -> Box<dyn CoreLoop> {
+        match self.try_grow(tell, commands) {
+            Ok(core) => Box::new(core),
+            Err(reason) => {
+                // Whoever waits for the waker is answered; later the control loop is told instead.
+                let _ = tell.try_send(Err(reason));
+                Box::new(Stillborn(io::open(IoKind::Epoll).expect("epoll was there before")))
+            }
+        }
+    }
+
+    fn try_grow(
+        self,
+        tell: &crossbeam_channel::Sender<Result<Waker, String>>,
+        commands: &Receiver<io::Inbox<CoreCommand>>,
+    ) -> Result<Core, String> {
+        let io =
+            io::open(self.io).map_err(|error| format!("cannot set up {}: {error}", self.io))?;
+        let waker = io.waker();
+        let _ = tell.send(Ok(waker.clone()));
+        let commands = commands.recv().map_err(|_| "the worker ended".to_owned())?;
+        let place = self.mesh.join(self.core, waker).map_err(|error| error.to_string())?;
+        let control = self.control.clone();
+        let number = self.core.core;
+        let core = Core::new(CoreParts {
+            core: self.core,
+            incarnation: self.incarnation,
+            cores: self.cores,
+            job: self.job,
+            io,
+            place,
+            links: self.links,
+            commands,
+            control: self.control,
+            status: self.status,
+            clock: self.clock,
+            options: self.options.core_options(self.cores_in_job),
+        });
+        core.map_err(|error| {
+            let reason = format!("cannot use a connection: {error}");
+            let _ = control.queue.try_send((number, CoreOutput::Failed { reason: reason.clone() }));
+            control.waker.wake();
+            reason
+        })
+    }
+}
+
+/// A core that could not be built.
+struct Stillborn(Box<dyn Io>);
+
+impl CoreLoop for Stillborn {
+    fn step(&mut self) -> host::Progress {
+        host::Progress::Done
+    }
+    fn io(&mut self) -> &mut dyn Io {
+        &mut *self.0
+    }
+}

@@ -1,0 +1,215 @@
+//! A worker at work: messages between driver and cores, results on their way to the driver, and
+//! the watch over cores that stand still.
+
+use std::collections::BTreeMap;
+
+use crossbeam_channel::Receiver;
+use drizzle_scheduler::worker::{Worker, WorkerAction, WorkerEvent};
+use drizzle_scheduler::{BatchId, WorkerId};
+
+use super::crew::Crew;
+use super::{Identity, WorkerNode, ended_by};
+use crate::clock::{monotonic_now, thread_cpu_ns};
+use crate::core::{CoreCommand, CoreOutput};
+use crate::node::{NodeError, STALL_NS};
+use crate::wire::{FinalReport, ToDriver, ToWorker, WorkerStatus};
+
+/// A worker whose cores run.
+pub(super) struct Running<'a> {
+    node: WorkerNode<'a>,
+    crew: Crew,
+    rows: Receiver<Vec<u8>>,
+    finish: Finish,
+    /// CPU time that the thread had used when the job began.
+    cpu_before_ns: u64,
+}
+
+/// Whether the job is being completed.
+enum Finish {
+    No,
+    /// Cores complete what they wrote; so many have not reported.
+    Collecting {
+        cores_left: usize,
+        report: FinalReport,
+    },
+    /// Everything is reported.
+    Done,
+}
+
+/// Since when no batch has completed.
+struct StallWatch {
+    completed: BatchId,
+    since_ns: u64,
+    asked: bool,
+    answer: Option<String>,
+}
+
+impl<'a> Running<'a> {
+    pub(super) fn new(node: WorkerNode<'a>, crew: Crew, rows: Receiver<Vec<u8>>) -> Running<'a> {
+        let cpu_before_ns = thread_cpu_ns();
+        Running { node, crew, rows, finish: Finish::No, cpu_before_ns }
+    }
+
+    pub(super) fn run(mut self, identity: &Identity) -> Result<(), NodeError> {
+        let (worker, incarnation) = (identity.worker, identity.incarnation);
+        let mut scheduler = Worker::new(worker, incarnation, self.node.config.cores, identity.term);
+        let mut watch = StallWatch {
+            completed: BatchId(0),
+            since_ns: monotonic_now(),
+            asked: false,
+            answer: None,
+        };
+        let result = self.work(worker, &mut scheduler, &mut watch);
+        if result.is_err() {
+            // The cores need not hear it: the mailboxes may be full, and the process ends anyway.
+            let _ = self.crew.tell_all(|| CoreCommand::Abort);
+        }
+        self.node.flush();
+        let closed = &mut self.node.completions;
+        self.node.io.close(closed);
+        drop(self.rows);
+        self.crew.join();
+        result
+    }
+
+    fn work(
+        &mut self,
+        worker: WorkerId,
+        scheduler: &mut Worker,
+        watch: &mut StallWatch,
+    ) -> Result<(), NodeError> {
+        let mut actions = Vec::new();
+        loop {
+            self.take_outputs(scheduler, watch, &mut actions)?;
+            self.send_rows()?;
+            if matches!(self.finish, Finish::Done) {
+                self.node.linger();
+                return Ok(());
+            }
+            let status = self.status(worker, watch)?;
+            self.node.heartbeat(status)?;
+            self.node.pump_io()?;
+            while let Some(message) = self.node.take_message() {
+                self.hear(message, scheduler, &mut actions)?;
+            }
+            self.perform(&mut actions)?;
+            if self.crew.outputs.is_empty() && self.rows.is_empty() {
+                self.node.park(u64::MAX);
+            }
+        }
+    }
+
+    fn hear(
+        &mut self,
+        message: ToWorker,
+        scheduler: &mut Worker,
+        actions: &mut Vec<WorkerAction>,
+    ) -> Result<(), NodeError> {
+        match message {
+            ToWorker::Order(order) => {
+                scheduler.handle(WorkerEvent::Driver(order), actions);
+                Ok(())
+            }
+            ToWorker::Finish => {
+                let cores_left = self.crew.commands.len();
+                self.finish = Finish::Collecting { cores_left, report: FinalReport::default() };
+                self.crew.tell_all(|| CoreCommand::Finish)
+            }
+            other => Err(ended_by(other)),
+        }
+    }
+
+    fn perform(&mut self, actions: &mut Vec<WorkerAction>) -> Result<(), NodeError> {
+        for action in actions.drain(..) {
+            match action {
+                WorkerAction::ToCores(order) => {
+                    self.crew.tell_all(|| CoreCommand::Order(order.clone()))?;
+                }
+                WorkerAction::ToDriver(message) => self.node.send(ToDriver::Report(message))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn take_outputs(
+        &mut self,
+        scheduler: &mut Worker,
+        watch: &mut StallWatch,
+        actions: &mut Vec<WorkerAction>,
+    ) -> Result<(), NodeError> {
+        while let Ok((core, output)) = self.crew.outputs.try_recv() {
+            match output {
+                CoreOutput::Report(report) => {
+                    // Results leave before the report that says their batches are done.
+                    self.send_rows()?;
+                    scheduler.handle(WorkerEvent::Core { core, report }, actions);
+                    self.perform(actions)?;
+                }
+                CoreOutput::Waiting(text) => watch.answer = Some(text),
+                CoreOutput::PeerLost { worker, reason } => {
+                    self.node.send(ToDriver::PeerLost { worker, reason })?;
+                }
+                CoreOutput::Failed { reason } => self.node.send(ToDriver::Failed { reason })?,
+                CoreOutput::Finished { counters, cpu_ns } => {
+                    self.core_finished(counters, cpu_ns)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn core_finished(
+        &mut self,
+        counters: BTreeMap<String, u64>,
+        cpu_ns: u64,
+    ) -> Result<(), NodeError> {
+        self.send_rows()?;
+        let Finish::Collecting { cores_left, report } = &mut self.finish else { return Ok(()) };
+        report.cores_cpu_ns += cpu_ns;
+        for (name, count) in counters {
+            match report.counters.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, total)) => *total += count,
+                None => report.counters.push((name, count)),
+            }
+        }
+        *cores_left -= 1;
+        if *cores_left > 0 {
+            return Ok(());
+        }
+        report.control_cpu_ns = thread_cpu_ns() - self.cpu_before_ns;
+        let report = std::mem::take(report);
+        self.finish = Finish::Done;
+        self.node.send(ToDriver::Finished(report))
+    }
+
+    fn send_rows(&mut self) -> Result<(), NodeError> {
+        while let Ok(rows) = self.rows.try_recv() {
+            self.node.send(ToDriver::Results { rows })?;
+        }
+        Ok(())
+    }
+
+    /// What the next heartbeat says, and questions to the cores if nothing moves.
+    fn status(
+        &mut self,
+        worker: WorkerId,
+        watch: &mut StallWatch,
+    ) -> Result<WorkerStatus, NodeError> {
+        let now = monotonic_now();
+        let completed = self.crew.completed();
+        if completed != watch.completed {
+            *watch = StallWatch { completed, since_ns: now, asked: false, answer: None };
+        }
+        let stalled = now - watch.since_ns > STALL_NS / 2;
+        if stalled && !watch.asked {
+            watch.asked = true;
+            self.crew.tell_all(|| CoreCommand::Explain)?;
+        }
+        let stuck = self.crew.stuck(&worker, now).filter(|_| stalled);
+        Ok(WorkerStatus {
+            completed: completed.0,
+            records: self.crew.records(),
+            stalled: stuck.or_else(|| watch.answer.clone()),
+        })
+    }
+}

@@ -1,0 +1,192 @@
+//! One framed TCP connection, on whatever driver of IO its owner has.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use drizzle_shuffle::Block;
+
+use crate::io::{Body, Io, Op, Outcome, Token};
+use crate::wire::{DecodeError, Frame, FrameDecoder, FrameError};
+
+/// Messages without a body are joined to one send up to this size.
+const JOIN_BELOW: usize = 32 * 1024;
+
+/// Why a connection is no more.
+#[derive(Debug, thiserror::Error)]
+pub enum Closed {
+    /// The other side closed it.
+    #[error("its connection was closed")]
+    ByPeer,
+    /// The system reported an error.
+    #[error("its connection broke: {0}")]
+    Broken(#[from] io::Error),
+    /// What came is no frame of ours.
+    #[error("it sent a bad frame: {0}")]
+    BadFrame(#[from] FrameError),
+    /// What came is a frame with a message that makes no sense.
+    #[error("it sent a bad message: {0}")]
+    BadMessage(#[from] DecodeError),
+    /// It said something that it may not say now.
+    #[error("it broke the protocol: {0}")]
+    Protocol(String),
+}
+
+/// A connection. It owns two tokens of its driver: `2 * number` for receiving, the next for sending.
+#[derive(Debug)]
+pub struct Connection {
+    stream: Arc<TcpStream>,
+    /// The address of the other side, while it could still be asked for.
+    peer: String,
+    number: u64,
+    decoder: FrameDecoder,
+    receiving: bool,
+    outgoing: VecDeque<Outgoing>,
+    sending: bool,
+    /// The buffer of the last send, to be used again.
+    spare: Vec<u8>,
+    /// A send failed. The receiving side tells the owner, after what the peer said last.
+    send_failed: Option<io::Error>,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    head: Vec<u8>,
+    body: Option<Block>,
+}
+
+/// A block as the driver of IO sees it: bytes, sent from the segment that they lie in.
+struct BlockBody(Block);
+
+impl AsRef<[u8]> for BlockBody {
+    fn as_ref(&self) -> &[u8] {
+        self.0.body()
+    }
+}
+
+impl Connection {
+    /// Takes a connected stream over; `number` is unique among the connections of one driver.
+    pub fn new(stream: TcpStream, number: u64) -> io::Result<Connection> {
+        stream.set_nodelay(true)?;
+        Ok(Connection {
+            peer: stream.peer_addr().map_or_else(|_| "unknown".to_owned(), |peer| peer.to_string()),
+            stream: Arc::new(stream),
+            number,
+            decoder: FrameDecoder::new(),
+            receiving: false,
+            outgoing: VecDeque::new(),
+            sending: false,
+            spare: Vec::new(),
+            send_failed: None,
+        })
+    }
+
+    /// The number of the connection that an operation belongs to.
+    pub fn number_of(token: Token) -> u64 {
+        token / 2
+    }
+
+    /// Queues bytes that `encode` appends: one or more whole frames.
+    pub fn send(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+        if self.send_failed.is_some() {
+            return;
+        }
+        match self.outgoing.back_mut() {
+            Some(last) if last.body.is_none() && last.head.len() < JOIN_BELOW => {
+                encode(&mut last.head);
+            }
+            Some(_) | None => {
+                let mut head = std::mem::take(&mut self.spare);
+                head.clear();
+                encode(&mut head);
+                self.outgoing.push_back(Outgoing { head, body: None });
+            }
+        }
+    }
+
+    /// Queues a frame whose body is that of `block`; `encode` appends the rest of it.
+    pub fn send_block(&mut self, block: Block, encode: impl FnOnce(&mut Vec<u8>)) {
+        self.send(encode);
+        if let Some(last) = self.outgoing.back_mut()
+            && !block.body().is_empty()
+        {
+            last.body = Some(block);
+        }
+    }
+
+    /// Starts what can be started: one send and one receive at a time.
+    pub fn drive(&mut self, io: &mut dyn Io) {
+        if !self.sending
+            && let Some(Outgoing { head, body }) = self.outgoing.pop_front()
+        {
+            let body = body.map(|block| Arc::new(BlockBody(block)) as Body);
+            let stream = self.stream.clone();
+            io.submit(self.number * 2 + 1, Op::Send { stream, head, body });
+            self.sending = true;
+        }
+        if !self.receiving {
+            let stream = self.stream.clone();
+            io.submit(self.number * 2, Op::Recv { stream, buffer: self.decoder.lend() });
+            self.receiving = true;
+        }
+    }
+
+    /// Starts sends only: for an owner that cannot take more for now.
+    pub fn drive_sends(&mut self, io: &mut dyn Io) {
+        let receiving = std::mem::replace(&mut self.receiving, true);
+        self.drive(io);
+        self.receiving = receiving;
+    }
+
+    /// Takes the outcome of an operation that carried one of its tokens.
+    pub fn completed(&mut self, outcome: Outcome) -> Result<(), Closed> {
+        match outcome {
+            Outcome::Received { buffer, result } => {
+                self.receiving = false;
+                self.decoder.give_back(buffer);
+                match result {
+                    Ok(0) => {
+                        self.decoder.end()?;
+                        Err(Closed::ByPeer)
+                    }
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(self.send_failed.take().unwrap_or(error).into()),
+                }
+            }
+            Outcome::Sent { head, result } => {
+                self.sending = false;
+                self.spare = head;
+                if let Err(error) = result {
+                    self.send_failed = Some(error);
+                    self.outgoing.clear();
+                }
+                Ok(())
+            }
+            Outcome::Accepted(_) => unreachable!("a connection accepts nothing"),
+        }
+    }
+
+    /// The next frame that has arrived whole. None while a receive is under way.
+    pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, Closed> {
+        if self.receiving {
+            return Ok(None);
+        }
+        Ok(self.decoder.next_frame()?)
+    }
+
+    /// Whether everything queued has been handed to the kernel.
+    pub fn is_flushed(&self) -> bool {
+        !self.sending && self.outgoing.is_empty()
+    }
+
+    /// The address of the other side, for messages that people read.
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// The stream alone, if no operation is under way on it.
+    pub fn into_stream(self) -> Option<TcpStream> {
+        Arc::try_unwrap(self.stream).ok()
+    }
+}
