@@ -1,0 +1,427 @@
+//! What a user may choose.
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use drizzle::connectors::Output;
+use drizzle::dataflow::Combine;
+use drizzle::host::{DEFAULT_SPIN_NS, Polling};
+use drizzle::io::{Choice, HostKind, IoKind};
+use drizzle::node::JobOptions;
+use drizzle::scheduler::local::Prescheduling;
+use serde::{Deserialize, Serialize};
+
+use super::generator::{GeneratorOptions, Rate};
+use super::table::AdTable;
+
+/// Seed of the generated events and of their table.
+const SEED: u64 = 20_171_028;
+
+/// The Yahoo Streaming Benchmark: count ad views per campaign and window.
+///
+/// Without flags it starts a local cluster (a driver and two one-core workers), generates 100,000
+/// JSON events a second for 20 s, and compares every window with a plain sequential run.
+///
+/// Read a file instead:        ysb --events events.jsonl --ads ads.json --out counts.jsonl
+/// Workers as processes:       ysb --workers 4 --processes
+/// A cluster, on one host:     ysb driver --listen 127.0.0.1:7400 --workers 2
+/// and two times:              ysb worker --driver 127.0.0.1:7400
+#[derive(Debug, Parser)]
+#[command(verbatim_doc_comment, args_conflicts_with_subcommands = true)]
+pub struct YsbArguments {
+    #[command(subcommand)]
+    pub(super) node: Option<Node>,
+    #[command(flatten)]
+    pub(super) local: LocalFlags,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Node {
+    /// Wait for workers, then run the job on them.
+    Driver(Box<DriverFlags>),
+    /// Offer cores to a driver and run what it sends; the job's flags come from there.
+    Worker(WorkerFlags),
+}
+
+/// A driver and its workers on this host.
+#[derive(Debug, Args)]
+pub(super) struct LocalFlags {
+    #[command(flatten)]
+    pub(super) cluster: ClusterFlags,
+    /// Run each worker as a process of its own, over loopback TCP, instead of as a thread.
+    #[arg(long)]
+    pub(super) processes: bool,
+    #[command(flatten)]
+    pub(super) job: JobFlags,
+}
+
+/// A driver whose workers are started elsewhere.
+#[derive(Debug, Args)]
+pub(super) struct DriverFlags {
+    /// Where workers connect to.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7400")]
+    pub(super) listen: SocketAddr,
+    /// Allow an address that other hosts can reach: nodes do not authenticate each other yet.
+    #[arg(long)]
+    pub(super) insecure: bool,
+    #[command(flatten)]
+    pub(super) cluster: ClusterFlags,
+    #[command(flatten)]
+    pub(super) job: JobFlags,
+}
+
+/// A worker process.
+#[derive(Debug, Args)]
+pub(super) struct WorkerFlags {
+    /// The driver's address.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) driver: SocketAddr,
+    /// Cores to offer: pinned threads.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) cores: u16,
+    /// Allow an address that other hosts can reach: nodes do not authenticate each other yet.
+    #[arg(long)]
+    pub(super) insecure: bool,
+    /// Started by a driver on this host, which says what there is to say.
+    #[arg(long, hide = true)]
+    pub(super) child: bool,
+}
+
+/// How large the cluster is and how it is scheduled.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ClusterFlags {
+    /// Workers.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(super) workers: u32,
+    /// Cores of each worker.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) cores: u16,
+    /// Micro-batches scheduled at once; 1 is a central scheduler.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(super) group_size: u64,
+    /// Write the report as JSON too.
+    #[arg(long, value_name = "FILE.json")]
+    pub(super) report: Option<PathBuf>,
+}
+
+/// The job's own flags: they travel to every worker.
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+pub struct JobFlags {
+    /// Generated events per second, or "max" for as many as the cores can take.
+    #[arg(long, default_value = "100000", value_name = "N|max")]
+    pub(super) rate: RateFlag,
+    /// For how long events are generated. A bare number means seconds.
+    #[arg(long, default_value = "20s")]
+    pub(super) duration: Span,
+    /// Length of a window [default: 1s, with --events 10s].
+    #[arg(long)]
+    pub(super) window: Option<Span>,
+    /// From one micro-batch to the next. A file is read as fast as possible, whatever this says.
+    #[arg(long, default_value = "10ms")]
+    pub(super) interval: Span,
+    /// Read events from this file of JSON lines instead of generating them.
+    #[arg(long, value_name = "FILE.jsonl", requires = "ads", requires = "out")]
+    pub(super) events: Option<PathBuf>,
+    /// JSON object that gives the campaign of each ad.
+    #[arg(long, value_name = "FILE.json")]
+    pub(super) ads: Option<PathBuf>,
+    /// Where counts go: NAME.jsonl for one file, anything else for a folder of part files.
+    #[arg(long, value_name = "PATH", requires = "events")]
+    pub(super) out: Option<PathBuf>,
+    /// How far event times may run backwards without being late.
+    #[arg(long, default_value = "0s")]
+    pub(super) out_of_orderness: Span,
+    /// Where malformed lines go, as they came; a file or a folder as for --out.
+    #[arg(long, value_name = "PATH", requires = "events")]
+    dead_letter: Option<PathBuf>,
+    /// Let the driver release every reduce task, as a scheduler without pre-scheduling does.
+    #[arg(long)]
+    no_prescheduling: bool,
+    /// Send every record through the shuffle instead of combining them first.
+    #[arg(long)]
+    no_combine: bool,
+    /// What runs the cores.
+    #[arg(long, value_enum, default_value_t = HostFlag::Auto)]
+    pub(super) host: HostFlag,
+    /// What does their input and output.
+    #[arg(long, value_enum, default_value_t = IoFlag::Auto)]
+    pub(super) io: IoFlag,
+    /// How an idle core waits.
+    #[arg(long, value_enum, default_value_t = PollFlag::Adaptive)]
+    poll: PollFlag,
+    /// Partitions of the counts, and of generated events [default: 16, or one per core].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    pub(super) partitions: Option<u32>,
+    /// Seed of the generated events.
+    #[arg(long, default_value_t = SEED)]
+    seed: u64,
+}
+
+/// Where events come from.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// They are generated.
+    Generated,
+    /// They are read, and counts are written.
+    File {
+        /// The events.
+        events: PathBuf,
+        /// Where counts go.
+        output: Output,
+    },
+}
+
+/// Partitions if nobody says how many: enough to spread evenly over a few cores.
+const DEFAULT_PARTITIONS: u32 = 16;
+/// Batches that a source may run ahead of the slowest core.
+const AHEAD: u64 = 32;
+/// Bytes of blocks on each core.
+const MEMORY: usize = 256 << 20;
+/// Bytes of input that a core takes for a batch.
+const BATCH_BYTES: u64 = 1 << 20;
+
+impl JobFlags {
+    /// Makes the flags mean the same on every node: paths from the root, partitions as a number.
+    pub(super) fn settle(&mut self, cores: u32) -> Result<()> {
+        for path in [&mut self.events, &mut self.ads, &mut self.out, &mut self.dead_letter] {
+            let Some(path) = path else { continue };
+            *path = std::path::absolute(&*path)
+                .with_context(|| format!("cannot make {} absolute", path.display()))?;
+        }
+        self.partitions.get_or_insert(DEFAULT_PARTITIONS.max(cores));
+        self.check()
+    }
+
+    fn check(&self) -> Result<()> {
+        ensure!(self.interval.0 >= Duration::from_micros(1), "--interval must be at least 1us");
+        ensure!(self.interval.0 <= Duration::from_secs(3600), "--interval must be at most 1h");
+        ensure!(self.window() >= Duration::from_millis(1), "--window must be at least 1ms");
+        ensure!(self.duration.0 > Duration::ZERO, "--duration must be longer than 0s");
+        let (Some(events), Some(out)) = (&self.events, self.output()) else { return Ok(()) };
+        let dead_letter = self.dead_letter();
+        let overwrites = |output: &Output, other: &Path| output.would_overwrite(other);
+        for output in [Some(&out), dead_letter.as_ref()].into_iter().flatten() {
+            let inputs = [Some(events), self.ads.as_ref()].into_iter().flatten();
+            for input in inputs {
+                if overwrites(output, input) {
+                    bail!(
+                        "{} would overwrite the input {}: choose another path",
+                        output.path().display(),
+                        input.display()
+                    );
+                }
+            }
+        }
+        if dead_letter.is_some_and(|dead_letter| dead_letter.path() == out.path()) {
+            bail!("--out and --dead-letter are the same path: give each its own");
+        }
+        Ok(())
+    }
+
+    pub(super) fn input(&self) -> Result<Input> {
+        match (&self.events, self.output()) {
+            (None, _) => Ok(Input::Generated),
+            (Some(events), Some(output)) => Ok(Input::File { events: events.clone(), output }),
+            (Some(_), None) => bail!("--events needs --out"),
+        }
+    }
+
+    pub(super) fn output(&self) -> Option<Output> {
+        self.out.as_ref().map(Output::new)
+    }
+
+    pub(super) fn dead_letter(&self) -> Option<Output> {
+        self.dead_letter.as_ref().map(Output::new)
+    }
+
+    pub(super) fn table(&self) -> Result<AdTable> {
+        match &self.ads {
+            Some(path) => AdTable::load(path),
+            None => Ok(AdTable::generate(self.seed)),
+        }
+    }
+
+    pub(super) fn generator(&self) -> Result<GeneratorOptions> {
+        Ok(GeneratorOptions {
+            seed: self.seed,
+            partitions: NonZeroU32::new(self.partitions()).context("no partitions")?,
+            rate: match self.rate {
+                RateFlag::PerSecond(rate) => Rate::PerSecond(rate),
+                RateFlag::Max => Rate::Max,
+            },
+            duration_ns: u64::try_from(self.duration.0.as_nanos())
+                .context("--duration is too long")?,
+            window_ms: self.window_ms(),
+        })
+    }
+
+    pub(super) fn partitions(&self) -> u32 {
+        self.partitions.unwrap_or(DEFAULT_PARTITIONS)
+    }
+
+    pub(super) fn window(&self) -> Duration {
+        let default = if self.events.is_some() { 10 } else { 1 };
+        self.window.map_or(Duration::from_secs(default), Duration::from)
+    }
+
+    pub(super) fn window_ms(&self) -> NonZeroU64 {
+        let length_ms = drizzle::dataflow::Tumbling::of(self.window()).length_ms();
+        NonZeroU64::new(length_ms).unwrap_or(NonZeroU64::MIN)
+    }
+
+    pub(super) fn combine(&self) -> Combine {
+        if self.no_combine { Combine::Never } else { Combine::BeforeShuffle }
+    }
+
+    pub(super) fn prescheduling(&self) -> Prescheduling {
+        if self.no_prescheduling { Prescheduling::Off } else { Prescheduling::On }
+    }
+
+    pub(super) fn options(&self) -> JobOptions {
+        JobOptions {
+            prescheduling: self.prescheduling(),
+            ahead: AHEAD,
+            memory: MEMORY,
+            batch_bytes: BATCH_BYTES,
+            host: self.host.choice(),
+            io: self.io.choice(),
+            polling: self.polling(),
+        }
+    }
+
+    pub(super) fn polling(&self) -> Polling {
+        match self.poll {
+            PollFlag::Spin => Polling::Spin,
+            PollFlag::Adaptive => Polling::Adaptive { spin_ns: DEFAULT_SPIN_NS },
+            PollFlag::Block => Polling::Block,
+        }
+    }
+}
+
+/// What runs the cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub(super) enum HostFlag {
+    /// glommio where io_uring is permitted, plain threads elsewhere
+    Auto,
+    /// A glommio executor on each core
+    Glommio,
+    /// Plain pinned threads
+    Plain,
+}
+
+impl HostFlag {
+    pub(super) fn choice(self) -> Choice<HostKind> {
+        match self {
+            HostFlag::Auto => Choice::Auto,
+            HostFlag::Glommio => Choice::Exactly(HostKind::Glommio),
+            HostFlag::Plain => Choice::Exactly(HostKind::Plain),
+        }
+    }
+
+    pub(super) fn exactly(host: HostKind) -> HostFlag {
+        match host {
+            HostKind::Glommio => HostFlag::Glommio,
+            HostKind::Plain => HostFlag::Plain,
+        }
+    }
+}
+
+/// What does the cores' input and output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub(super) enum IoFlag {
+    /// io_uring where it is permitted, epoll elsewhere
+    Auto,
+    /// An own io_uring on each core
+    Uring,
+    /// Non-blocking system calls
+    Epoll,
+}
+
+impl IoFlag {
+    pub(super) fn choice(self) -> Choice<IoKind> {
+        match self {
+            IoFlag::Auto => Choice::Auto,
+            IoFlag::Uring => Choice::Exactly(IoKind::Uring),
+            IoFlag::Epoll => Choice::Exactly(IoKind::Epoll),
+        }
+    }
+
+    pub(super) fn exactly(io: IoKind) -> IoFlag {
+        match io {
+            IoKind::Uring => IoFlag::Uring,
+            IoKind::Epoll => IoFlag::Epoll,
+        }
+    }
+}
+
+/// How an idle core waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+enum PollFlag {
+    /// Never sleeps
+    Spin,
+    /// Spins for a short while where it has a processor to itself, sleeps elsewhere
+    Adaptive,
+    /// Sleeps at once
+    Block,
+}
+
+/// Events per second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum RateFlag {
+    PerSecond(NonZeroU64),
+    Max,
+}
+
+impl FromStr for RateFlag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<RateFlag, String> {
+        if text == "max" {
+            return Ok(RateFlag::Max);
+        }
+        let digits = text.replace(['_', ','], "");
+        let rate = digits.parse::<u64>().ok().filter(|&rate| rate <= 1_000_000_000);
+        let rate = rate.and_then(NonZeroU64::new).map(RateFlag::PerSecond);
+        rate.ok_or_else(|| "a number from 1 to 1,000,000,000, or \"max\"".to_owned())
+    }
+}
+
+/// A length of time: `20s`, `10ms`, `500us`, `2m`, `1h`; a bare number means seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Span(pub(super) Duration);
+
+impl From<Span> for Duration {
+    fn from(span: Span) -> Duration {
+        span.0
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Span, String> {
+        let wrong = || "a length of time such as 20s, 10ms, 500us or 2m".to_owned();
+        let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(unit_at);
+        let unit_ns = match unit {
+            "" | "s" => 1e9,
+            "ns" => 1.0,
+            "us" => 1e3,
+            "ms" => 1e6,
+            "m" => 60e9,
+            "h" => 3600e9,
+            _ => return Err(wrong()),
+        };
+        let number: f64 = number.trim().parse().map_err(|_| wrong())?;
+        let length_ns = (number * unit_ns).round();
+        if !(0.0..=1e18).contains(&length_ns) {
+            return Err(wrong());
+        }
+        Ok(Span(Duration::from_nanos(length_ns as u64)))
+    }
+}

@@ -1,0 +1,294 @@
+//! The events of the benchmark: JSON text, each a function of a seed and its number. When they come
+//! is the affair of [`drizzle::connectors::Generated`].
+
+use std::num::{NonZeroU32, NonZeroU64};
+
+use anyhow::{Context, Result, ensure};
+use drizzle::connectors::{
+    ConnectorError, EventText, Fingerprint, Generated, GeneratedReader, Lines, Schedule,
+};
+use drizzle::scheduler::plan::Pacing;
+
+use super::table::AdTable;
+
+pub use drizzle::connectors::Rate;
+
+/// What happens to ads, all equally often.
+pub const EVENT_TYPES: [&str; 3] = ["view", "click", "purchase"];
+/// Number of `view` in [`EVENT_TYPES`].
+pub const VIEW: u32 = 0;
+/// What ads look like, all equally often.
+pub const AD_TYPES: [&str; 5] = ["banner", "modal", "sponsored-search", "mail", "mobile"];
+
+const USERS: u32 = 100;
+const PAGES: u32 = 100;
+/// Event time at which the first window may start.
+const EPOCH_MS: u64 = 1_500_000_000_000;
+
+/// What the events depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GeneratorOptions {
+    /// Two generators of the same seed and table yield the same events.
+    pub seed: u64,
+    /// How many source partitions share the events.
+    pub partitions: NonZeroU32,
+    /// How fast they come.
+    pub rate: Rate,
+    /// For how long, in nanoseconds.
+    pub duration_ns: u64,
+    /// The first event is at the start of a window of that length.
+    pub window_ms: NonZeroU64,
+}
+
+/// What an event says, as a pure function of its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventPlan {
+    seed: u64,
+    ads: u32,
+    schedule: Schedule,
+}
+
+/// The fields of an event, as numbers into tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventFields {
+    /// Number of the user.
+    pub user: u32,
+    /// Number of the page.
+    pub page: u32,
+    /// Number of the ad in [`AdTable::ads`].
+    pub ad: u32,
+    /// Number in [`AD_TYPES`].
+    pub ad_type: u32,
+    /// Number in [`EVENT_TYPES`].
+    pub event_type: u32,
+    /// The scheduled time in milliseconds.
+    pub event_time: u64,
+}
+
+impl EventPlan {
+    /// Event time of the generator's start.
+    pub fn base_ms(&self) -> u64 {
+        self.schedule.base_ms()
+    }
+
+    /// When event `index` is scheduled, as event time.
+    #[inline]
+    pub fn event_time(&self, index: u64) -> u64 {
+        self.schedule.event_time(index)
+    }
+
+    /// Everything that event `index` says.
+    #[inline]
+    pub fn fields(&self, index: u64) -> EventFields {
+        self.fields_at(index, self.event_time(index))
+    }
+
+    #[inline]
+    fn fields_at(&self, index: u64, event_time: u64) -> EventFields {
+        let what = hash(self.seed, index);
+        let who = hash(what, 0);
+        EventFields {
+            user: pick(who as u32, USERS),
+            page: pick((who >> 32) as u32, PAGES),
+            ad: pick(what as u32, self.ads),
+            ad_type: pick((what >> 32) as u32 & 0xffff_0000, AD_TYPES.len() as u32),
+            event_type: pick((what >> 16) as u32 & 0xffff_0000, EVENT_TYPES.len() as u32),
+            event_time,
+        }
+    }
+}
+
+/// The generator as a source of lines.
+#[derive(Clone, Debug)]
+pub struct Generator {
+    events: Generated<AdEvents>,
+}
+
+impl Generator {
+    /// A generator of events about the ads of `table`.
+    pub fn new(options: GeneratorOptions, table: &AdTable) -> Result<Generator> {
+        ensure!(!table.ads().is_empty(), "the table of ads is empty, so there are no events");
+        let base_ms = EPOCH_MS.checked_next_multiple_of(options.window_ms.get());
+        let base_ms = base_ms.context("the window is too long")?;
+        let schedule =
+            Schedule::new(options.rate, options.partitions, options.duration_ns, base_ms)?;
+        let events = AdEvents {
+            plan: EventPlan { seed: options.seed, ads: table.ads().len() as u32, schedule },
+            pieces: Pieces::new(options.seed, table)?,
+            table: table.fingerprint(),
+        };
+        Ok(Generator { events: Generated::new(schedule, events) })
+    }
+
+    /// What each event says.
+    pub fn plan(&self) -> EventPlan {
+        self.events.events().plan
+    }
+
+    /// How many events there will be; `None` where the machine decides.
+    pub fn total(&self) -> Option<u64> {
+        self.events.schedule().total()
+    }
+}
+
+impl Lines for Generator {
+    type Reader = GeneratedReader<AdEvents>;
+
+    fn partition_count(&self) -> u32 {
+        self.events.partition_count()
+    }
+
+    fn pacing(&self) -> Pacing {
+        self.events.pacing()
+    }
+
+    fn fingerprint(&self) -> u64 {
+        self.events.fingerprint()
+    }
+
+    fn open(&self) -> Result<Self::Reader, ConnectorError> {
+        self.events.open()
+    }
+}
+
+/// The text of the benchmark's events.
+#[derive(Debug)]
+pub struct AdEvents {
+    plan: EventPlan,
+    pieces: Pieces,
+    /// Fingerprint of the table.
+    table: u64,
+}
+
+impl EventText for AdEvents {
+    type Scratch = TimeText;
+
+    fn mean_bytes(&self) -> u64 {
+        self.pieces.mean_bytes
+    }
+
+    fn fingerprint(&self) -> u64 {
+        Fingerprint::new("ad events").number(self.plan.seed).number(self.table).finish()
+    }
+
+    fn write(&self, index: u64, event_time: u64, time: &mut TimeText, line: &mut Vec<u8>) {
+        let fields = self.plan.fields_at(index, event_time);
+        self.pieces.write(&fields, time.of(event_time), line);
+    }
+}
+
+/// The text of events, cut where it depends on a field; each piece ends where the next may begin.
+#[derive(Debug)]
+struct Pieces {
+    users: Vec<Box<[u8]>>,
+    pages: Vec<Box<[u8]>>,
+    ads: Vec<Box<[u8]>>,
+    /// By ad type and event type.
+    types: Vec<Box<[u8]>>,
+    /// About how long a line is.
+    mean_bytes: u64,
+}
+
+const TAIL: &[u8] = br#"", "ip_address": "1.2.3.4"}"#;
+
+impl Pieces {
+    fn new(seed: u64, table: &AdTable) -> Result<Pieces> {
+        let boxed = |text: String| text.into_bytes().into_boxed_slice();
+        let ids = |kind: u64, count: u32| {
+            (0..u64::from(count)).map(move |n| uuid(hash(hash(seed, kind), n)))
+        };
+        let ad_type = |ad_type: &&str| format!(r#", "ad_type": "{ad_type}", "event_type": ""#);
+        let typed = |start: String| {
+            EVENT_TYPES.map(|event_type| boxed(format!(r#"{start}{event_type}", "event_time": ""#)))
+        };
+        let mut ads = Vec::new();
+        for ad in table.ads() {
+            // With quotes and, in a foreign table, perhaps escapes.
+            let id = serde_json::to_string(&ad.id).context("an ad id is no JSON string")?;
+            ads.push(boxed(format!(r#"", "ad_id": {id}"#)));
+        }
+        let users = ids(3, USERS).map(|id| boxed(format!(r#"{{"user_id": "{id}"#))).collect();
+        let pages = ids(4, PAGES).map(|id| boxed(format!(r#"", "page_id": "{id}"#))).collect();
+        let types = AD_TYPES.iter().map(ad_type).flat_map(typed).collect();
+        let mut pieces = Pieces { users, pages, ads, types, mean_bytes: 0 };
+        let parts = [&pieces.users, &pieces.pages, &pieces.ads, &pieces.types];
+        let variable: u64 = parts.iter().map(|part| mean_length(part)).sum();
+        pieces.mean_bytes = variable + (TimeText::DIGITS + TAIL.len()) as u64;
+        Ok(pieces)
+    }
+
+    #[inline]
+    fn write(&self, fields: &EventFields, time: &[u8], line: &mut Vec<u8>) {
+        let types = fields.ad_type as usize * EVENT_TYPES.len() + fields.event_type as usize;
+        line.clear();
+        line.extend_from_slice(&self.users[fields.user as usize]);
+        line.extend_from_slice(&self.pages[fields.page as usize]);
+        line.extend_from_slice(&self.ads[fields.ad as usize]);
+        line.extend_from_slice(&self.types[types]);
+        line.extend_from_slice(time);
+        line.extend_from_slice(TAIL);
+    }
+}
+
+fn mean_length(pieces: &[Box<[u8]>]) -> u64 {
+    let total: usize = pieces.iter().map(|piece| piece.len()).sum();
+    (total / pieces.len()) as u64
+}
+
+/// The digits of the last event time: neighbours mostly share it.
+#[derive(Debug)]
+pub struct TimeText {
+    time: u64,
+    digits: String,
+}
+
+impl Default for TimeText {
+    fn default() -> TimeText {
+        TimeText { time: 0, digits: "0".to_owned() }
+    }
+}
+
+impl TimeText {
+    /// How many digits a time of our centuries has.
+    const DIGITS: usize = 13;
+
+    #[inline]
+    fn of(&mut self, time: u64) -> &[u8] {
+        if self.time != time {
+            self.time = time;
+            self.write();
+        }
+        self.digits.as_bytes()
+    }
+
+    #[inline(never)]
+    fn write(&mut self) {
+        use std::fmt::Write;
+        self.digits.clear();
+        write!(self.digits, "{}", self.time).expect("a string takes every text");
+    }
+}
+
+/// A hash of a seed and a counter: the finish of splitmix64, twice where both vary freely.
+#[inline]
+pub(super) fn hash(seed: u64, counter: u64) -> u64 {
+    let mut z = seed ^ counter.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// An id that looks like a random UUID.
+pub(super) fn uuid(from: u64) -> String {
+    let bits = u128::from(hash(from, 0)) << 64 | u128::from(hash(from, 1));
+    let digits = format!("{bits:032x}");
+    let (a, b, c, d, e) =
+        (&digits[..8], &digits[8..12], &digits[13..16], &digits[17..20], &digits[20..]);
+    format!("{a}-{b}-4{c}-a{d}-{e}")
+}
+
+/// A number below `count`, from 32 random bits.
+#[inline]
+fn pick(random: u32, count: u32) -> u32 {
+    ((u64::from(random) * u64::from(count)) >> 32) as u32
+}

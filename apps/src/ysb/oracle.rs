@@ -1,0 +1,178 @@
+//! The oracle: a plain sequential run over the generator's events, without text, windows or hashes
+//! of the engine, and the comparison of its result with the engine's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use super::generator::{EventPlan, VIEW};
+use super::table::AdTable;
+
+/// How many differences are told in words.
+const TOLD: usize = 5;
+
+/// A result of the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ResultRow {
+    /// Start of the window in milliseconds.
+    pub window_start: u64,
+    /// Number of the campaign in the table.
+    pub campaign: u32,
+    /// How many views it had in the window.
+    pub count: u64,
+}
+
+/// What the job has to find.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    /// All events.
+    pub events: u64,
+    /// Those that are no views.
+    pub filtered: u64,
+    /// Views, each in one window.
+    pub counted: u64,
+    table: Arc<AdTable>,
+    /// Views of each campaign, by window start.
+    windows: BTreeMap<u64, Vec<u64>>,
+}
+
+/// How the engine's results compare with the expected ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Windows with at least one view.
+    pub windows: u64,
+    /// Rows, one for each window and campaign with a view.
+    pub results: u64,
+    /// Events that are missing from the results.
+    pub lost: u64,
+    /// Events that the results have too much.
+    pub duplicated: u64,
+    /// The first few differences.
+    pub differences: Vec<String>,
+}
+
+impl Verdict {
+    /// Whether the results are exactly the expected ones.
+    pub fn holds(&self) -> bool {
+        self.lost == 0 && self.duplicated == 0 && self.differences.is_empty()
+    }
+
+    /// Adds that a total must be as expected.
+    pub fn require(&mut self, what: &str, expected: u64, found: u64) {
+        if expected != found {
+            self.differences.push(format!("{what}: {found} instead of {expected}"));
+        }
+    }
+}
+
+impl Expected {
+    /// Runs over the first `taken[p]` events of each partition p.
+    pub fn run(
+        plan: &EventPlan,
+        table: &Arc<AdTable>,
+        window_ms: NonZeroU64,
+        taken: &[u64],
+    ) -> Expected {
+        let campaigns: Vec<usize> = table.ads().iter().map(|ad| ad.campaign as usize).collect();
+        let mut expected = Expected {
+            events: taken.iter().sum(),
+            filtered: 0,
+            counted: 0,
+            table: Arc::clone(table),
+            windows: BTreeMap::new(),
+        };
+        for (partition, &events) in taken.iter().enumerate() {
+            let indexes = (partition as u64..).step_by(taken.len()).take(events as usize);
+            expected.run_partition(plan, &campaigns, window_ms.get(), indexes);
+        }
+        expected.filtered = expected.events - expected.counted;
+        expected
+    }
+
+    /// Compares `rows`, in any order, with what is expected.
+    pub fn compare(&self, rows: impl IntoIterator<Item = ResultRow>) -> Verdict {
+        let mut verdict = Verdict {
+            windows: self.windows.len() as u64,
+            results: self.rows().count() as u64,
+            lost: 0,
+            duplicated: 0,
+            differences: Vec::new(),
+        };
+        let mut seen = BTreeSet::new();
+        for row in rows {
+            let expected = self.count(row.window_start, row.campaign);
+            if !seen.insert((row.window_start, row.campaign)) {
+                verdict.duplicated += row.count;
+                verdict.tell(|| format!("{}: a second row of {}", self.place(row), row.count));
+            } else if row.count != expected || expected == 0 {
+                verdict.lost += expected.saturating_sub(row.count);
+                verdict.duplicated += row.count.saturating_sub(expected);
+                let place = self.place(row);
+                verdict.tell(|| format!("{place}: {} instead of {expected}", row.count));
+            }
+        }
+        for row in self.rows().filter(|row| !seen.contains(&(row.window_start, row.campaign))) {
+            verdict.lost += row.count;
+            verdict.tell(|| format!("{}: no row instead of {}", self.place(row), row.count));
+        }
+        verdict
+    }
+
+    /// The expected rows, by window and campaign.
+    pub fn rows(&self) -> impl Iterator<Item = ResultRow> + '_ {
+        self.windows.iter().flat_map(|(&window_start, counts)| {
+            (0..)
+                .zip(counts)
+                .filter(|&(_, &count)| count > 0)
+                .map(move |(campaign, &count)| ResultRow { window_start, campaign, count })
+        })
+    }
+
+    fn run_partition(
+        &mut self,
+        plan: &EventPlan,
+        campaigns: &[usize],
+        window_ms: u64,
+        indexes: impl Iterator<Item = u64>,
+    ) {
+        let campaign_count = self.table.campaign_count() as usize;
+        let mut window_start = 0;
+        let mut counts: &mut Vec<u64> = &mut Vec::new();
+        for index in indexes {
+            let event = plan.fields(index);
+            if event.event_type != VIEW {
+                continue;
+            }
+            // Event times of a partition only rise, so the window changes seldom.
+            if counts.is_empty() || event.event_time - window_start >= window_ms {
+                window_start = event.event_time - event.event_time % window_ms;
+                counts = self.windows.entry(window_start).or_default();
+                counts.resize(campaign_count, 0);
+            }
+            counts[campaigns[event.ad as usize]] += 1;
+            self.counted += 1;
+        }
+    }
+
+    fn count(&self, window_start: u64, campaign: u32) -> u64 {
+        let counts = self.windows.get(&window_start);
+        counts.and_then(|counts| counts.get(campaign as usize)).copied().unwrap_or(0)
+    }
+
+    fn place(&self, row: ResultRow) -> String {
+        let campaign = if row.campaign < self.table.campaign_count() {
+            self.table.name(row.campaign)
+        } else {
+            "an unknown campaign"
+        };
+        format!("window {} of {campaign}", row.window_start)
+    }
+}
+
+impl Verdict {
+    fn tell(&mut self, difference: impl FnOnce() -> String) {
+        if self.differences.len() < TOLD {
+            self.differences.push(difference());
+        }
+    }
+}

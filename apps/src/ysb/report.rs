@@ -1,0 +1,495 @@
+//! What a run comes to: the table at its end, and the same as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use drizzle::connectors::Output;
+use drizzle::node::JobReport;
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+use super::flags::{ClusterFlags, JobFlags, RateFlag};
+use super::generator::Generator;
+use super::oracle::{Expected, Verdict};
+use super::output::Summary;
+use super::results::TimedRow;
+
+/// Makes sure, before the job runs, that its report can be written and is none of the `other` files.
+/// What an earlier run reported is gone from then on.
+pub(super) fn prepare(path: &Path, others: impl Iterator<Item = PathBuf>) -> Result<()> {
+    for other in others {
+        let same = Output::new(path).would_overwrite(&other) || is_same(path, &other)?;
+        ensure!(
+            !same,
+            "--report {} would overwrite {}: choose another path",
+            path.display(),
+            other.display()
+        );
+    }
+    fs::write(path, "").with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Whether two files have the same path, if neither is there yet.
+fn is_same(path: &Path, other: &Path) -> Result<bool> {
+    let absolute = |path: &Path| {
+        std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))
+    };
+    Ok(absolute(path)? == absolute(other)?)
+}
+
+/// How the job was run.
+pub struct Shape {
+    workers: u32,
+    cores: u16,
+    group_size: u64,
+    polling: String,
+    cpus: usize,
+}
+
+impl Shape {
+    pub(super) fn new(cluster: &ClusterFlags, flags: &JobFlags, cpus: usize) -> Shape {
+        Shape {
+            workers: cluster.workers,
+            cores: cluster.cores,
+            group_size: cluster.group_size,
+            polling: flags.polling().to_string(),
+            cpus,
+        }
+    }
+}
+
+/// A finished run and its verdict.
+pub struct Report {
+    workers: u32,
+    cores: u16,
+    group_size: u64,
+    polling: String,
+    cpus: usize,
+    job: JobReport,
+    counters: Counters,
+    windows: u64,
+    results: u64,
+    latency: Option<Latency>,
+    verdict: Judgement,
+}
+
+/// The counters of the benchmark: `lines = blank + malformed + ok`,
+/// `ok = filtered + unmatched + late + counted`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Counters {
+    lines: u64,
+    blank: u64,
+    malformed: u64,
+    ok: u64,
+    filtered: u64,
+    unmatched: u64,
+    late: u64,
+    counted: u64,
+}
+
+/// Time from the end of a window, on the generator's clock, until a result was handed to the sink.
+struct Latency {
+    rows: Histogram<u64>,
+    last_rows: Histogram<u64>,
+    windows: BTreeMap<u64, Window>,
+}
+
+/// What one window came to.
+#[derive(Default)]
+struct Window {
+    rows: u64,
+    /// Of its last row; nothing if the window was flushed before its end.
+    latency_ns: Option<u64>,
+}
+
+/// What was compared with what.
+enum Judgement {
+    /// Generated events: every window with a sequential run.
+    Oracle(Verdict),
+    /// A file: the counters among themselves, and what was written with what was counted. `None`
+    /// where the output lies on other hosts.
+    Counters { add_up: bool, written: Option<Summary> },
+}
+
+impl Report {
+    /// Judges a run.
+    pub(super) fn new(
+        shape: &Shape,
+        flags: &JobFlags,
+        job: JobReport,
+        rows: &[TimedRow],
+    ) -> Result<Report> {
+        let counters = Counters::of(&job);
+        let window_ms = flags.window_ms();
+        let (verdict, latency, windows, results) = if flags.events.is_some() {
+            let results = count(&job, "counts.results");
+            let add_up = counters.add_up() && results == count(&job, "results.written");
+            let output = flags.output().filter(|_| job.all_on_this_host);
+            let written = output.map(|output| Summary::read(&output)).transpose()?;
+            let windows = written.as_ref().map_or(0, |written| written.windows);
+            (Judgement::Counters { add_up, written }, None, windows, results)
+        } else {
+            let table = Arc::new(flags.table()?);
+            let plan = Generator::new(flags.generator()?, &table)?.plan();
+            let taken: Vec<u64> = job.taken.iter().map(|&(_, _, from, to)| to - from).collect();
+            let expected = Expected::run(&plan, &table, window_ms, &taken);
+            let mut verdict = expected.compare(rows.iter().map(|row| row.row));
+            verdict.require("events", expected.events, counters.ok);
+            verdict.require("filtered events", expected.filtered, counters.filtered);
+            verdict.require("counted events", expected.counted, counters.counted);
+            let clocked = flags.rate != RateFlag::Max;
+            let base_ms = plan.base_ms();
+            let latency = Latency::of(rows, job.origin_ns, base_ms, window_ms.get());
+            let (windows, results) = (verdict.windows, verdict.results);
+            (Judgement::Oracle(verdict), clocked.then_some(latency), windows, results)
+        };
+        Ok(Report {
+            workers: shape.workers,
+            cores: shape.cores,
+            group_size: shape.group_size,
+            polling: shape.polling.clone(),
+            cpus: shape.cpus,
+            job,
+            counters,
+            windows,
+            results,
+            latency,
+            verdict,
+        })
+    }
+
+    /// Whether the run did what it should.
+    pub fn is_verified(&self) -> bool {
+        match &self.verdict {
+            Judgement::Oracle(verdict) => verdict.holds(),
+            Judgement::Counters { add_up, .. } => *add_up && self.lost_and_duplicated() == (0, 0),
+        }
+    }
+
+    /// Writes it as JSON.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(&self.to_json())?;
+        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn to_json(&self) -> Value {
+        let (lost, duplicated) = self.lost_and_duplicated();
+        let latency = self.latency.as_ref();
+        let names = |part: usize| {
+            let runtimes = self.job.runtimes.iter();
+            let mut names: Vec<&str> =
+                runtimes.filter_map(|name| name.split(", ").nth(part)).collect();
+            names.dedup();
+            names.join(", ")
+        };
+        let per_window = latency.map(|latency| {
+            let windows = latency.windows.iter();
+            let row = |(start, window): (&u64, &Window)| {
+                json!({
+                    "window_start": start,
+                    "latency_us": window.latency_ns.map(micros),
+                    "rows": window.rows,
+                })
+            };
+            windows.map(row).collect::<Vec<Value>>()
+        });
+        json!({
+            "events": self.events(),
+            "events_per_second": self.events_per_second(),
+            "events_per_second_per_core": self.events_per_second_per_core(),
+            "windows": self.windows_or_null(),
+            "results": self.results,
+            "window_latency_us": latency.map(|latency| quantiles(&latency.rows)),
+            "window_last_latency_us": latency.map(|latency| quantiles(&latency.last_rows)),
+            "scheduling_ns_per_task": self.scheduling_ns_per_task(),
+            "schedule_messages": self.job.schedule_messages,
+            "tasks": self.job.statistics.tasks,
+            "local_scheduling_ns": self.job.statistics.schedule_ns,
+            "control_cpu_ns": self.job.control_cpu_ns,
+            "cores_cpu_ns": self.job.cores_cpu_ns,
+            "run_ns": self.job.statistics.run_ns,
+            "groups": self.job.groups,
+            "batches": self.job.last_batch.0,
+            "overtaken": self.job.statistics.overtaken,
+            "worst_delay_us": micros(self.job.statistics.worst_delay_ns),
+            "lost": lost,
+            "duplicated": duplicated,
+            "verified": self.is_verified(),
+            "stopped": self.job.stopped,
+            "counters": self.counters.to_json(),
+            "per_window": per_window,
+            "host": names(0),
+            "io": names(1),
+            "poll": self.polling,
+            "group_size": self.group_size,
+            "workers": self.workers,
+            "cores": self.cores,
+        })
+    }
+
+    fn windows_or_null(&self) -> Option<u64> {
+        let known = match &self.verdict {
+            Judgement::Oracle(_) => true,
+            Judgement::Counters { written, .. } => written.is_some(),
+        };
+        known.then_some(self.windows)
+    }
+
+    fn lost_and_duplicated(&self) -> (u64, u64) {
+        match &self.verdict {
+            Judgement::Oracle(verdict) => (verdict.lost, verdict.duplicated),
+            Judgement::Counters { written: Some(written), .. } => {
+                written.lost_and_duplicated(self.counters.counted)
+            }
+            Judgement::Counters { written: None, .. } => (0, 0),
+        }
+    }
+
+    fn events(&self) -> u64 {
+        self.counters.lines
+    }
+
+    fn events_per_second(&self) -> f64 {
+        self.events() as f64 / (self.job.elapsed_ns.max(1) as f64 / 1e9)
+    }
+
+    fn events_per_second_per_core(&self) -> f64 {
+        let cores = (self.job.cores as usize).clamp(1, self.cpus.max(1));
+        self.events_per_second() / cores as f64
+    }
+
+    /// CPU time of deciding and of passing messages, over driver and workers, for each task.
+    fn scheduling_ns_per_task(&self) -> f64 {
+        let total_ns = self.job.control_cpu_ns + self.job.statistics.schedule_ns;
+        total_ns as f64 / self.job.statistics.tasks.max(1) as f64
+    }
+}
+
+impl Counters {
+    fn of(job: &JobReport) -> Counters {
+        Counters {
+            lines: count(job, "events.lines"),
+            blank: count(job, "events.blank"),
+            malformed: count(job, "events.malformed"),
+            ok: count(job, "events.ok"),
+            filtered: count(job, "views.dropped"),
+            unmatched: count(job, "campaigns.unmatched"),
+            late: count(job, "counts.late"),
+            counted: count(job, "counts.counted"),
+        }
+    }
+
+    fn add_up(&self) -> bool {
+        self.lines == self.blank + self.malformed + self.ok
+            && self.ok == self.filtered + self.unmatched + self.late + self.counted
+    }
+
+    fn to_json(self) -> Value {
+        json!({
+            "lines": self.lines,
+            "blank": self.blank,
+            "malformed": self.malformed,
+            "ok": self.ok,
+            "filtered": self.filtered,
+            "unmatched": self.unmatched,
+            "late": self.late,
+            "counted": self.counted,
+        })
+    }
+}
+
+fn count(job: &JobReport, name: &str) -> u64 {
+    job.counters.get(name).copied().unwrap_or(0)
+}
+
+impl Latency {
+    fn of(rows: &[TimedRow], origin_ns: u64, base_ms: u64, window_ms: u64) -> Latency {
+        let mut all = new_histogram();
+        let mut last_rows = new_histogram();
+        let mut windows: BTreeMap<u64, Window> = BTreeMap::new();
+        for timed in rows {
+            let start = timed.row.window_start;
+            let end_ns = (start + window_ms - base_ms.min(start)).saturating_mul(1_000_000);
+            let window = windows.entry(start).or_default();
+            window.rows += 1;
+            // A window that was flushed before its end has no latency.
+            if let Some(latency_ns) = timed.at.0.checked_sub(origin_ns.saturating_add(end_ns)) {
+                all.saturating_record(latency_ns);
+                window.latency_ns = Some(window.latency_ns.unwrap_or(0).max(latency_ns));
+            }
+        }
+        for latency_ns in windows.values().filter_map(|window| window.latency_ns) {
+            last_rows.saturating_record(latency_ns);
+        }
+        Latency { rows: all, last_rows, windows }
+    }
+}
+
+/// From 1 us to an hour, to three digits, in nanoseconds.
+fn new_histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 3_600_000_000_000, 3).expect("the bounds are valid")
+}
+
+fn quantiles(histogram: &Histogram<u64>) -> Value {
+    if histogram.is_empty() {
+        return Value::Null;
+    }
+    let at = |quantile| micros(histogram.value_at_quantile(quantile));
+    json!({ "p50": at(0.5), "p95": at(0.95), "p99": at(0.99), "max": micros(histogram.max()) })
+}
+
+fn micros(ns: u64) -> f64 {
+    ns as f64 / 1e3
+}
+
+/// `1234567` as `1,234,567`.
+pub(super) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            out,
+            "{:<12}{:>19}      {} /s        {} /s per core",
+            "events",
+            thousands(self.events()),
+            thousands(self.events_per_second().round() as u64),
+            thousands(self.events_per_second_per_core().round() as u64),
+        )?;
+        let windows = self.windows_or_null().map_or_else(|| "?".to_owned(), thousands);
+        writeln!(out, "{:<12}{windows:>19}      {} results", "windows", thousands(self.results))?;
+        self.write_counters(out)?;
+        self.write_latency(out)?;
+        let statistics = &self.job.statistics;
+        writeln!(
+            out,
+            "{:<20}{} ran      {} overtaken      worst delay {:.2} ms",
+            "batches",
+            thousands(self.job.last_batch.0),
+            thousands(statistics.overtaken),
+            statistics.worst_delay_ns as f64 / 1e6,
+        )?;
+        let groups = (self.job.groups * u64::from(self.job.workers)).max(1);
+        let messages = self.job.schedule_messages as f64 / groups as f64;
+        writeln!(
+            out,
+            "{:<20}group {}        {:.2} us CPU per task      {messages} message per worker and group",
+            "scheduling",
+            self.group_size,
+            self.scheduling_ns_per_task() / 1e3,
+        )?;
+        let runtimes: Vec<&str> = self.job.runtimes.iter().map(String::as_str).collect();
+        let plural = if self.cores == 1 { "core" } else { "cores" };
+        let workers = if self.workers == 1 { "worker" } else { "workers" };
+        writeln!(
+            out,
+            "{:<20}{}, {} polling, {} {workers} x {} {plural}",
+            "runtime",
+            runtimes.join(" and "),
+            self.polling,
+            self.workers,
+            self.cores,
+        )?;
+        self.write_verdict(out)
+    }
+}
+
+impl Report {
+    fn write_counters(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Judgement::Counters { .. } = &self.verdict else { return Ok(()) };
+        let Counters { lines, blank, malformed, ok, filtered, unmatched, late, counted } =
+            self.counters;
+        let [lines, blank, malformed, ok] = [lines, blank, malformed, ok].map(thousands);
+        let [filtered, unmatched, late, counted] =
+            [filtered, unmatched, late, counted].map(thousands);
+        writeln!(
+            out,
+            "{:<20}lines {lines} = blank {blank} + malformed {malformed} + ok {ok}",
+            "counters"
+        )?;
+        writeln!(
+            out,
+            "{:<20}ok {ok} = filtered {filtered} + unmatched {unmatched} + late {late} + counted {counted}",
+            ""
+        )
+    }
+
+    fn write_latency(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(latency) = self.latency.as_ref().filter(|latency| !latency.rows.is_empty()) else {
+            return Ok(());
+        };
+        let at = |quantile| latency.rows.value_at_quantile(quantile) as f64 / 1e6;
+        writeln!(
+            out,
+            "{:<20}p50 {:.2} ms      p95 {:.2} ms      p99 {:.2} ms      max {:.2} ms     \
+             (watermark asserted by source)",
+            "window latency",
+            at(0.5),
+            at(0.95),
+            at(0.99),
+            latency.rows.max() as f64 / 1e6,
+        )
+    }
+
+    fn write_verdict(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stopped = if self.job.stopped { ", stopped at a cut" } else { "" };
+        match &self.verdict {
+            Judgement::Oracle(verdict) if verdict.holds() => writeln!(
+                out,
+                "{:<20}{} windows equal to a sequential run, 0 lost, 0 duplicated{stopped}",
+                "verified",
+                thousands(verdict.windows),
+            ),
+            Judgement::Oracle(verdict) => {
+                writeln!(
+                    out,
+                    "{:<20}results differ from a sequential run, {} lost, {} duplicated{stopped}",
+                    "NOT VERIFIED",
+                    thousands(verdict.lost),
+                    thousands(verdict.duplicated),
+                )?;
+                verdict.differences.iter().try_for_each(|text| writeln!(out, "{:<20}{text}", ""))
+            }
+            Judgement::Counters { written, .. } if self.is_verified() => {
+                let rows = thousands(self.results);
+                let counted = thousands(self.counters.counted);
+                match written {
+                    Some(_) => writeln!(
+                        out,
+                        "{:<20}{rows} rows, each once, hold the {counted} counted events, \
+                         0 lost, 0 duplicated{stopped}",
+                        "verified",
+                    ),
+                    None => writeln!(
+                        out,
+                        "{:<20}the counters add up; the rows are on the workers' hosts{stopped}",
+                        "verified",
+                    ),
+                }
+            }
+            Judgement::Counters { .. } => {
+                let (lost, duplicated) = self.lost_and_duplicated();
+                writeln!(
+                    out,
+                    "{:<20}counters or rows do not add up, {} lost, {} duplicated{stopped}",
+                    "NOT VERIFIED",
+                    thousands(lost),
+                    thousands(duplicated),
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! How the benchmark is started, as a local cluster, a driver or a worker.
+
+use std::io::IsTerminal;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use drizzle::host::Cpus;
+use drizzle::io::{Capabilities, choose};
+use drizzle::node::{
+    self, ClusterConfig, DriverConfig, Exposure, JobFactory, JobReport, JobSetup, NodeError,
+    Observer, Outlet, ProgressReport, StopFlag, WorkerConfig,
+};
+
+use super::flags::{
+    ClusterFlags, DriverFlags, HostFlag, IoFlag, JobFlags, LocalFlags, Node, WorkerFlags,
+    YsbArguments,
+};
+use super::job::job;
+use super::report::{self, Report, Shape};
+use super::results::{TimedRow, decode_rows};
+
+/// Exit codes: what was asked for could not begin, or could not be brought to its end.
+const SETUP_FAILED: u8 = 2;
+const JOB_FAILED: u8 = 1;
+
+/// Runs the benchmark as the arguments say.
+pub fn main(arguments: YsbArguments) -> ExitCode {
+    let result = match arguments.node {
+        None => local(arguments.local),
+        Some(Node::Driver(flags)) => driver(*flags),
+        Some(Node::Worker(flags)) => worker(&flags),
+    };
+    match result {
+        Ok(code) => code,
+        Err(Failure::Said) => ExitCode::from(JOB_FAILED),
+        Err(Failure::Setup(error)) => {
+            eprintln!("error: {}", sentence(&error));
+            ExitCode::from(SETUP_FAILED)
+        }
+        Err(Failure::Job(reason)) => {
+            eprintln!("error: {reason}");
+            ExitCode::from(JOB_FAILED)
+        }
+    }
+}
+
+/// Why there is no result.
+enum Failure {
+    Setup(anyhow::Error),
+    Job(String),
+    /// Somebody else has said why.
+    Said,
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        Failure::Setup(error)
+    }
+}
+
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Failure {
+        match error {
+            NodeError::Setup(reason) => Failure::Setup(anyhow::anyhow!(reason)),
+            NodeError::Job(reason) => Failure::Job(reason),
+            NodeError::Aborted(reason) => Failure::Job(reason),
+        }
+    }
+}
+
+/// An error and its causes. Some errors name their cause themselves; it is not said twice.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// A driver and its workers on this host.
+fn local(flags: LocalFlags) -> Result<ExitCode, Failure> {
+    let LocalFlags { cluster, processes, job: mut flags } = flags;
+    let cpus = Cpus::available();
+    let cores = cluster.workers * u32::from(cluster.cores);
+    flags.settle(cores)?;
+    let runtime = choose_runtime(&mut flags, cores as usize)?;
+    let worker_cores = cluster.cores.to_string();
+    let command = move |address: SocketAddr| worker_command(address, &worker_cores);
+    let worker = worker_config(cluster.cores, cpus.clone(), Exposure::Loopback, |_| {});
+    run_as_driver(&cluster, &flags, &cpus, |driver, job, observer, stop| {
+        eprintln!("runtime: {runtime}");
+        let processes = processes.then(|| Box::new(command) as Box<dyn Fn(SocketAddr) -> Command>);
+        let config = ClusterConfig { driver, worker, processes };
+        node::run_local(&config, job, observer, stop)
+    })
+}
+
+/// A driver whose workers are started elsewhere.
+fn driver(flags: DriverFlags) -> Result<ExitCode, Failure> {
+    let DriverFlags { listen, insecure, cluster, job: mut flags } = flags;
+    let cpus = Cpus::available();
+    flags.settle(cluster.workers * u32::from(cluster.cores))?;
+    let exposure = exposure(insecure);
+    let listener: TcpListener = node::listen_for_workers(listen, exposure)?;
+    let address = listener.local_addr().context("the listener has no address")?;
+    run_as_driver(&cluster, &flags, &cpus, |driver, job, observer, stop| {
+        // Only now is everything else known to be right.
+        eprintln!("waiting on {address} for {} workers", driver.workers);
+        node::run_driver(&driver, job, listener, Vec::new(), observer, stop)
+    })
+}
+
+fn worker(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
+    let say = if flags.child { |_: &str| {} } else { |line: &str| eprintln!("{line}") };
+    let exposure = exposure(flags.insecure);
+    let config = worker_config(flags.cores, Cpus::available(), exposure, say);
+    match node::run_worker(flags.driver, &config) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        // The driver that started this process has said it already.
+        Err(NodeError::Aborted(_) | NodeError::Setup(_)) if flags.child => Err(Failure::Said),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn exposure(insecure: bool) -> Exposure {
+    if insecure { Exposure::Insecure } else { Exposure::Loopback }
+}
+
+/// Decides what runs the cores of this process and its children, in one line.
+fn choose_runtime(flags: &mut JobFlags, cores: usize) -> Result<String> {
+    let capabilities = Capabilities::probe();
+    let chosen = choose(flags.host.choice(), flags.io.choice(), &capabilities, cores);
+    let chosen = chosen.map_err(anyhow::Error::msg)?;
+    flags.host = HostFlag::exactly(chosen.host);
+    flags.io = IoFlag::exactly(chosen.io);
+    Ok(chosen.describe())
+}
+
+fn worker_config(cores: u16, cpus: Cpus, exposure: Exposure, notice: fn(&str)) -> WorkerConfig {
+    let factory: JobFactory = Arc::new(|arguments: &[String], outlet: &Outlet| {
+        let flags = from_arguments(arguments).map_err(|error| sentence(&error))?;
+        let job = job(&flags, outlet).map_err(|error| sentence(&error))?;
+        Ok(JobSetup { job, options: flags.options() })
+    });
+    WorkerConfig { cores, cpus, exposure, factory, notice }
+}
+
+/// The job and its flags as they travel to workers.
+fn to_arguments(flags: &JobFlags) -> Result<Vec<String>> {
+    Ok(vec!["ysb".to_owned(), serde_json::to_string(flags)?])
+}
+
+fn from_arguments(arguments: &[String]) -> Result<JobFlags> {
+    match arguments {
+        [app, flags] if app == "ysb" => {
+            serde_json::from_str(flags).context("the driver's flags are not those of this binary")
+        }
+        _ => anyhow::bail!("the driver runs another job than ysb: run the same binary everywhere"),
+    }
+}
+
+fn worker_command(driver: SocketAddr, cores: &str) -> Command {
+    // This very binary, even if its file has been replaced meanwhile.
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["ysb", "worker", "--child", "--driver", &driver.to_string(), "--cores", cores]);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    // Ctrl-C is for the driver, which then ends its workers at a cut.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command
+}
+
+/// Builds the job, runs it by `run`, and reports.
+fn run_as_driver(
+    cluster: &ClusterFlags,
+    flags: &JobFlags,
+    cpus: &Cpus,
+    run: impl FnOnce(
+        DriverConfig,
+        &drizzle::dataflow::Job,
+        &mut dyn Observer,
+        &StopFlag,
+    ) -> Result<JobReport, NodeError>,
+) -> Result<ExitCode, Failure> {
+    let stop = node::stop_on_signals().context("cannot catch signals")?;
+    let job = job(flags, &Outlet::nowhere())?;
+    let config = DriverConfig {
+        workers: cluster.workers,
+        group_size: cluster.group_size,
+        interval: flags.interval.into(),
+        prescheduling: flags.prescheduling(),
+        arguments: to_arguments(flags)?,
+    };
+    let outputs = || [flags.output(), flags.dead_letter()].into_iter().flatten();
+    if let Some(path) = &cluster.report {
+        let inputs = [flags.events.clone(), flags.ads.clone()].into_iter().flatten();
+        let written = outputs().map(|output| output.path().to_owned());
+        report::prepare(path, inputs.chain(written))?;
+    }
+    for output in outputs() {
+        output.prepare().map_err(anyhow::Error::from)?;
+    }
+    let mut watcher = Watcher::default();
+    let report = run(config, &job, &mut watcher, &stop)?;
+    watcher.clear_line();
+    for output in outputs() {
+        match report.all_on_this_host {
+            true => output.merge().map_err(anyhow::Error::from)?,
+            false => eprintln!(
+                "{} is in parts on the workers' hosts: nothing was merged",
+                output.path().display()
+            ),
+        }
+    }
+    let shape = Shape::new(cluster, flags, cpus.count());
+    let report = Report::new(&shape, flags, report, &watcher.rows)?;
+    print!("{report}");
+    if let Some(path) = &cluster.report {
+        report.write(path)?;
+    }
+    Ok(if report.is_verified() { ExitCode::SUCCESS } else { ExitCode::from(JOB_FAILED) })
+}
+
+/// Collects the results, and shows a person how far the job is.
+#[derive(Default)]
+struct Watcher {
+    rows: Vec<TimedRow>,
+    records: u64,
+    elapsed_ns: u64,
+    line: bool,
+}
+
+impl Watcher {
+    /// Removes a progress line that is on the screen.
+    fn clear_line(&mut self) {
+        if std::mem::take(&mut self.line) {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+impl Observer for Watcher {
+    fn results(&mut self, rows: &[u8]) {
+        self.rows.extend(decode_rows(rows));
+    }
+
+    fn progress(&mut self, progress: &ProgressReport) {
+        let since_ns = progress.elapsed_ns.saturating_sub(self.elapsed_ns).max(1);
+        let news = progress.records.saturating_sub(self.records);
+        let per_second = u128::from(news) * 1_000_000_000 / u128::from(since_ns);
+        self.records = progress.records;
+        self.elapsed_ns = progress.elapsed_ns;
+        let line = format!(
+            "{:>4} s   {}   {} events   {} /s   {} results",
+            progress.elapsed_ns / 1_000_000_000,
+            progress.completed,
+            super::report::thousands(progress.records),
+            super::report::thousands(per_second as u64),
+            super::report::thousands(self.rows.len() as u64),
+        );
+        match std::io::stderr().is_terminal() {
+            true => {
+                eprint!("\r\x1b[K{line}");
+                self.line = true;
+            }
+            false => eprintln!("{line}"),
+        }
+    }
+
+    fn notice(&mut self, line: &str) {
+        self.clear_line();
+        eprintln!("{line}");
+    }
+}
