@@ -1,0 +1,14 @@
+//! The binary as a user sees it: real processes, real files, real ports.
+//!
+//! Every process has a limit of time after which it is killed and its output shown, so that a job
+//! that hangs fails its test instead of stopping all of them. Nothing else here depends on a clock.
+
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod command_line;
+mod generator;
+mod inputs;
+mod matrix;
+mod pairwise;
+mod process;
