@@ -1,2 +1,47 @@
-//! Placeholder.
-fn main() {}
+//! Measurements of Drizzle. Every figure comes from a run whose output was compared with a plain
+//! sequential run; one that differs prints no figure. What is compared runs in turn, in one go.
+
+#![forbid(unsafe_code)]
+
+mod machine;
+mod polling;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use drizzle_apps::ysb;
+
+/// Measurements of Drizzle, each beside what it is compared with, from one run.
+#[derive(Debug, Parser)]
+#[command(name = "drizzle-perf", version)]
+struct Arguments {
+    #[command(subcommand)]
+    measurement: Measurement,
+}
+
+#[derive(Debug, Subcommand)]
+enum Measurement {
+    /// Whether polling adapts: throughput of more workers than processors, beside one for each.
+    Polling(polling::Flags),
+    /// The job itself, which measurements start as processes of their own.
+    #[command(hide = true)]
+    Ysb(Box<ysb::YsbArguments>),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().measurement {
+        Measurement::Ysb(arguments) => {
+            drizzle::node::abort_on_panic_outside_tasks();
+            return ysb::main(*arguments);
+        }
+        Measurement::Polling(flags) => polling::measure(&flags),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Runs of the job as processes of their own, and the figures of those that were verified.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+/// Runs the Yahoo Streaming Benchmark with these flags; the report of a verified run.
+pub(crate) fn ysb(flags: &[String]) -> Result<Value> {
+    let report = Scratch::new();
+    let output = Command::new("/proc/self/exe")
+        .arg("ysb")
+        .args(flags)
+        .arg("--report")
+        .arg(&report.0)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start the job")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ysb {} failed: {}", flags.join(" "), said.trim());
+    let text = std::fs::read_to_string(&report.0).context("the job wrote no report")?;
+    let report: Value = serde_json::from_str(&text).context("the job's report is no JSON")?;
+    ensure!(report["verified"] == true, "the output of ysb {} is wrong", flags.join(" "));
+    Ok(report)
+}
+
+/// A file that is removed when it is no longer needed.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Scratch {
+        let name = format!("drizzle-perf-{}.json", std::process::id());
+        Scratch(std::env::temp_dir().join(name))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // It may never have been written.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The middle of an odd number of figures, the mean of the two middle ones of an even number.
+pub(crate) fn median(figures: &[f64]) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => f64::NAN,
+        length if length % 2 == 1 => sorted[middle],
+        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+}
