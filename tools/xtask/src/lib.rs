@@ -1,1 +1,4 @@
-//! Placeholder.
+//! Checks and chores of this workspace. `tidy` holds the rules of style that a machine can check.
+#![forbid(unsafe_code)]
+
+pub mod tidy;
