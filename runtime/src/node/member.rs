@@ -56,7 +56,12 @@ impl Member {
 
     /// The worker by all its names, for messages that people read.
     pub(super) fn name(&self) -> String {
-        format!("{} ({}, process {})", self.worker, self.link.peer(), self.process)
+        match self.stage {
+            Joining::Connected => self.link.peer(),
+            Joining::Welcomed | Joining::Joined | Joining::Ready => {
+                format!("{} ({}, process {})", self.worker, self.link.peer(), self.process)
+            }
+        }
     }
 
     /// The worker as its peers need to know it.

@@ -39,10 +39,10 @@ pub use crate::core::abort_on_panic_outside_tasks;
 const HEARTBEAT_NS: u64 = 100_000_000;
 /// A node that says nothing for so long is lost.
 const SILENCE_NS: u64 = 1_500_000_000;
+/// Who connects and does not greet for so long is hung up on.
+const GREETING_NS: u64 = 5_000_000_000;
 /// While it joins it may be silent for longer: it builds the job.
 const JOINING_NS: u64 = 60_000_000_000;
-/// What is said of a node that is lost by its silence.
-const SILENT: &str = "it has been silent for 1.5 s";
 /// If no batch completes for so long, one line says what waits for what.
 const STALL_NS: u64 = 2_000_000_000;
 

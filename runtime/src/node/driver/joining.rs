@@ -87,14 +87,17 @@ impl DriverNode<'_> {
 
     /// Forgets a connection that is not needed, in one line.
     pub(super) fn turn_away(&mut self, number: u64, line: &str) -> Result<(), NodeError> {
-        if let Some(mut member) = self.members.remove(&number) {
-            self.observer.notice(line);
-            flush(&mut *self.io, number, &mut member, &mut self.deferred);
+        let Some(mut member) = self.members.remove(&number) else { return Ok(()) };
+        flush(&mut *self.io, number, &mut member, &mut self.deferred);
+        let somebody_may_come = self.children.is_empty() && self.listener.is_some();
+        match (&self.phase, member.stage) {
+            (_, Joining::Connected) => {}
+            (Phase::Gathering, _) if somebody_may_come => {}
+            (Phase::Gathering, _) => return Err(NodeError::Setup(line.to_owned())),
+            // It has tasks, and nobody can take them over yet.
+            _ => return Err(NodeError::Job(line.to_owned())),
         }
-        match self.children.is_empty() && self.listener.is_some() {
-            true => Ok(()),
-            // Nobody else will come in its place.
-            false => Err(NodeError::Setup(line.to_owned())),
-        }
+        self.observer.notice(line);
+        Ok(())
     }
 }

@@ -291,16 +291,20 @@ impl<'a> DriverNode<'a> {
     fn hear(&mut self, number: u64, message: ToDriver) -> Result<(), NodeError> {
         let Some(member) = self.members.get_mut(&number) else { return Ok(()) };
         match (member.stage, message) {
+            (Joining::Connected, ToDriver::Hello { cores, process }) => {
+                member.cores = cores;
+                member.process = process;
+                self.welcome(number)
+            }
+            (Joining::Connected, _) => {
+                let line = format!("{} did not greet as a worker does", member.name());
+                self.turn_away(number, &line)
+            }
             (_, ToDriver::Heartbeat { sent_ns, status }) => {
                 member.status = status;
                 let driver_ns = monotonic_now();
                 let answer = ToWorker::HeartbeatAnswer { sent_ns, driver_ns };
                 self.send(number, answer)
-            }
-            (Joining::Connected, ToDriver::Hello { cores, process }) => {
-                member.cores = cores;
-                member.process = process;
-                self.welcome(number)
             }
             (Joining::Welcomed, ToDriver::Joined { fingerprint, data_address, runtime }) => {
                 member.runtime = runtime;

@@ -7,7 +7,7 @@ use drizzle_scheduler::driver::DriverEvent;
 use super::{DriverNode, Phase, ProgressReport};
 use crate::clock::monotonic_now;
 use crate::node::member::{Joining, Member};
-use crate::node::{HEARTBEAT_NS, JOINING_NS, NodeError, SILENCE_NS, SILENT, STALL_NS};
+use crate::node::{GREETING_NS, HEARTBEAT_NS, JOINING_NS, NodeError, SILENCE_NS, STALL_NS};
 
 /// So many workers are quoted when nothing moves.
 const MAX_SAID: usize = 3;
@@ -42,12 +42,15 @@ impl DriverNode<'_> {
             }
         }
         let silent = self.members.iter().find(|(_, member)| {
-            member.stage != Joining::Connected
-                && !self.finals.contains_key(&member.worker)
+            !self.finals.contains_key(&member.worker)
                 && now_ns.saturating_sub(member.last_heard_ns) > patience_with(member)
         });
-        match silent.map(|(&number, _)| number) {
-            Some(number) => self.closed(number, SILENT),
+        let silent = silent.map(|(&number, member)| (number, patience_with(member)));
+        match silent {
+            Some((number, for_ns)) => {
+                let seconds = for_ns as f64 / 1e9;
+                self.closed(number, &format!("it has been silent for {seconds} s"))
+            }
             None => Ok(()),
         }
     }
@@ -127,10 +130,11 @@ impl DriverNode<'_> {
     }
 }
 
-/// How long a worker may say nothing: while it joins it builds the job in one go, table and all.
+/// How long a connection may say nothing: a worker that joins builds the job in one go, table and all.
 fn patience_with(member: &Member) -> u64 {
     match member.stage {
-        Joining::Connected | Joining::Welcomed | Joining::Joined => JOINING_NS,
+        Joining::Connected => GREETING_NS,
+        Joining::Welcomed | Joining::Joined => JOINING_NS,
         Joining::Ready => SILENCE_NS,
     }
 }

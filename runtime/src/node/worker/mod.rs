@@ -16,7 +16,7 @@ use crate::core::{ClockOffset, LinkPlan};
 use crate::host::Cpus;
 use crate::io::{self, Capabilities, Chosen, Completion, Io, IoKind, choose};
 use crate::node::connect::{Exposure, Greetings, check_exposure, listen};
-use crate::node::{HEARTBEAT_NS, JobFactory, JobSetup, NodeError, Outlet, SILENCE_NS, SILENT};
+use crate::node::{HEARTBEAT_NS, JobFactory, JobSetup, NodeError, Outlet, SILENCE_NS};
 use crate::transport::{Connection, Endpoint, Mesh};
 use crate::wire::{Peer, ToDriver, ToWorker, WorkerStatus};
 
@@ -279,7 +279,7 @@ impl<'a> WorkerNode<'a> {
         }
         self.last_looked_ns = now;
         match now.saturating_sub(self.last_heard_ns) > SILENCE_NS {
-            true => Err(lost(&self.peer, SILENT)),
+            true => Err(lost(&self.peer, "it has been silent for 1.5 s")),
             false => Ok(()),
         }
     }
