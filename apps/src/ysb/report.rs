@@ -43,8 +43,6 @@ fn is_same(path: &Path, other: &Path) -> Result<bool> {
 
 /// How the job was run.
 pub struct Shape {
-    workers: u32,
-    cores: u16,
     group_size: u64,
     polling: String,
     cpus: usize,
@@ -52,20 +50,12 @@ pub struct Shape {
 
 impl Shape {
     pub(super) fn new(cluster: &ClusterFlags, flags: &JobFlags, cpus: usize) -> Shape {
-        Shape {
-            workers: cluster.workers,
-            cores: cluster.cores,
-            group_size: cluster.group_size,
-            polling: flags.polling().to_string(),
-            cpus,
-        }
+        Shape { group_size: cluster.group_size, polling: flags.polling().to_string(), cpus }
     }
 }
 
 /// A finished run and its verdict.
 pub struct Report {
-    workers: u32,
-    cores: u16,
     group_size: u64,
     polling: String,
     cpus: usize,
@@ -148,8 +138,6 @@ impl Report {
             (Judgement::Oracle(verdict), clocked.then_some(latency), windows, results)
         };
         Ok(Report {
-            workers: shape.workers,
-            cores: shape.cores,
             group_size: shape.group_size,
             polling: shape.polling.clone(),
             cpus: shape.cpus,
@@ -212,6 +200,7 @@ impl Report {
             "control_cpu_ns": self.job.control_cpu_ns,
             "cores_cpu_ns": self.job.cores_cpu_ns,
             "run_ns": self.job.statistics.run_ns,
+            "release_messages": self.job.release_messages,
             "groups": self.job.groups,
             "batches": self.job.last_batch.0,
             "overtaken": self.job.statistics.overtaken,
@@ -226,8 +215,8 @@ impl Report {
             "io": names(1),
             "poll": self.polling,
             "group_size": self.group_size,
-            "workers": self.workers,
-            "cores": self.cores,
+            "workers": self.job.workers,
+            "cores": self.cores_of_each(),
         })
     }
 
@@ -253,13 +242,20 @@ impl Report {
         self.counters.lines
     }
 
+    /// Cores of each worker that joined.
+    fn cores_of_each(&self) -> u32 {
+        self.job.cores / self.job.workers.max(1)
+    }
+
     fn events_per_second(&self) -> f64 {
         self.events() as f64 / (self.job.elapsed_ns.max(1) as f64 / 1e9)
     }
 
     fn events_per_second_per_core(&self) -> f64 {
-        let cores = (self.job.cores as usize).clamp(1, self.cpus.max(1));
-        self.events_per_second() / cores as f64
+        let cores = self.job.cores.max(1) as usize;
+        // Of other hosts it is not known how many processors they have.
+        let most = if self.job.all_on_this_host { self.cpus.max(1) } else { cores };
+        self.events_per_second() / cores.min(most) as f64
     }
 
     /// CPU time of deciding and of passing messages, over driver and workers, for each task.
@@ -383,7 +379,9 @@ impl fmt::Display for Report {
             statistics.worst_delay_ns as f64 / 1e6,
         )?;
         let groups = (self.job.groups * u64::from(self.job.workers)).max(1);
-        let messages = self.job.schedule_messages as f64 / groups as f64;
+        let sent = self.job.schedule_messages + self.job.release_messages;
+        // One, and with a driver that releases every reduce task many more.
+        let messages = (sent as f64 / groups as f64 * 10.0).round() / 10.0;
         writeln!(
             out,
             "{:<20}group {}        {:.2} us CPU per task      {messages} message per worker and group",
@@ -392,16 +390,17 @@ impl fmt::Display for Report {
             self.scheduling_ns_per_task() / 1e3,
         )?;
         let runtimes: Vec<&str> = self.job.runtimes.iter().map(String::as_str).collect();
-        let plural = if self.cores == 1 { "core" } else { "cores" };
-        let workers = if self.workers == 1 { "worker" } else { "workers" };
+        let cores = self.cores_of_each();
+        let plural = if cores == 1 { "core" } else { "cores" };
+        let workers = if self.job.workers == 1 { "worker" } else { "workers" };
         writeln!(
             out,
             "{:<20}{}, {} polling, {} {workers} x {} {plural}",
             "runtime",
             runtimes.join(" and "),
             self.polling,
-            self.workers,
-            self.cores,
+            self.job.workers,
+            cores,
         )?;
         self.write_verdict(out)
     }
