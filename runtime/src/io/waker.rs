@@ -157,14 +157,4 @@ impl<T: Send> Outbox<T> {
         self.waker.wake();
         Ok(())
     }
-
-    /// Sends without waking, for a batch that ends with [`Outbox::wake`].
-    pub fn try_send_quietly(&mut self, value: T) -> Result<(), Full<T>> {
-        self.sender.try_send(value)
-    }
-
-    /// Wakes the receiving thread.
-    pub fn wake(&self) {
-        self.waker.wake();
-    }
 }

@@ -73,7 +73,7 @@ impl Member {
     /// Whether it runs on the driver's host.
     pub(super) fn is_here(&self) -> bool {
         match &self.link {
-            Endpoint::Stream(_) => self.address.is_some_and(|address| address.ip().is_loopback()),
+            Endpoint::Stream(connection) => connection.is_within_host(),
             Endpoint::Local(_) => true,
         }
     }

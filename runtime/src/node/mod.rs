@@ -149,6 +149,8 @@ pub struct JobReport {
     pub groups: u64,
     /// `ScheduleGroup` messages sent.
     pub schedule_messages: u64,
+    /// Releases sent, without pre-scheduling.
+    pub release_messages: u64,
     /// The last batch that took input.
     pub last_batch: BatchId,
     /// Offsets `[from, to)` read of each source partition.
@@ -157,7 +159,8 @@ pub struct JobReport {
     pub origin_ns: u64,
     /// What ran the cores and did their IO, each once.
     pub runtimes: BTreeSet<String>,
-    /// From the job's zero to its end in the driver's time, in nanoseconds.
+    /// To the job's end in the driver's time, in nanoseconds: from its zero where a source is live,
+    /// else from when it was first scheduled.
     pub elapsed_ns: u64,
     /// Workers that took part.
     pub workers: u32,

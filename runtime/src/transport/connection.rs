@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use drizzle_shuffle::Block;
@@ -12,6 +12,9 @@ use crate::wire::{DecodeError, Frame, FrameDecoder, FrameError};
 
 /// Messages without a body are joined to one send up to this size.
 const JOIN_BELOW: usize = 32 * 1024;
+
+/// With more sends than this waiting, a connection is congested.
+const MANY_WAITING: usize = 64;
 
 /// Why a connection is no more.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +42,8 @@ pub struct Connection {
     stream: Arc<TcpStream>,
     /// The address of the other side, while it could still be asked for.
     peer: String,
+    /// Both ends have one address: they are on one host.
+    within_host: bool,
     number: u64,
     decoder: FrameDecoder,
     receiving: bool,
@@ -69,7 +74,10 @@ impl Connection {
     /// Takes a connected stream over; `number` is unique among the connections of one driver.
     pub fn new(stream: TcpStream, number: u64) -> io::Result<Connection> {
         stream.set_nodelay(true)?;
+        let ip = |address: io::Result<SocketAddr>| address.ok().map(|address| address.ip());
+        let (here, there) = (ip(stream.local_addr()), ip(stream.peer_addr()));
         Ok(Connection {
+            within_host: here.is_some() && here == there,
             peer: stream.peer_addr().map_or_else(|_| "unknown".to_owned(), |peer| peer.to_string()),
             stream: Arc::new(stream),
             number,
@@ -175,6 +183,11 @@ impl Connection {
         Ok(self.decoder.next_frame()?)
     }
 
+    /// Whether so much waits to be sent that what can wait should.
+    pub fn is_congested(&self) -> bool {
+        self.outgoing.len() > MANY_WAITING
+    }
+
     /// Whether everything queued has been handed to the kernel.
     pub fn is_flushed(&self) -> bool {
         !self.sending && self.outgoing.is_empty()
@@ -183,6 +196,11 @@ impl Connection {
     /// The address of the other side, for messages that people read.
     pub fn peer(&self) -> &str {
         &self.peer
+    }
+
+    /// Whether the other side is a process of this host.
+    pub fn is_within_host(&self) -> bool {
+        self.within_host
     }
 
     /// The stream alone, if no operation is under way on it.

@@ -84,7 +84,7 @@ impl<O: ControlMessage, I: ControlMessage> Endpoint<O, I> {
             Endpoint::Local(link) => {
                 let result = match link.outgoing.try_send(message) {
                     Ok(()) => Ok(()),
-                    // The other side is a control loop, which never waits for this one.
+                    // Credit between cores keeps both directions from filling at once.
                     Err(TrySendError::Full(message)) => {
                         link.waker.wake();
                         link.outgoing.send(message).map_err(|_| Closed::ByPeer)
@@ -131,6 +131,14 @@ impl<O: ControlMessage, I: ControlMessage> Endpoint<O, I> {
     pub fn drive(&mut self, io: &mut dyn Io) {
         if let Endpoint::Stream(connection) = self {
             connection.drive(io);
+        }
+    }
+
+    /// Whether so much waits to be sent that what can wait should.
+    pub fn is_congested(&self) -> bool {
+        match self {
+            Endpoint::Stream(connection) => connection.is_congested(),
+            Endpoint::Local(link) => link.outgoing.len() > CHANNEL_CAPACITY / 2,
         }
     }
 

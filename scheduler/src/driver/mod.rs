@@ -287,7 +287,11 @@ impl Driver {
             predecessor: self.last_batch,
             first_batch,
             batch_count,
-            start: self.start_of(first_batch),
+            // The last batch need not wait for its turn: it takes nothing.
+            start: match purpose {
+                Purpose::Process => self.start_of(first_batch),
+                Purpose::Flush => Instant(0),
+            },
             interval_ns: self.options.interval_ns,
             origin: self.origin,
             purpose,
@@ -443,8 +447,6 @@ impl Driver {
         }
         self.last_batch = last_batch;
         self.phase = Phase::Flushing { last_batch };
-        // The last batch need not wait for its turn: it takes nothing.
-        self.base = Instant(0);
         self.schedule(1, Purpose::Flush, actions);
         self.retire_groups(now, actions);
     }

@@ -170,8 +170,8 @@ fn a_job_runs_from_gathering_to_the_end_of_its_sources() {
             promise 0 4
                 worker 0 <- cut! after batch 5
                 worker 1 <- cut! after batch 5
-                worker 0 <- group 4: Flush 6..=6 after 5, start 60
-                worker 1 <- group 4: Flush 6..=6 after 5, start 60
+                worker 0 <- group 4: Flush 6..=6 after 5, start 0
+                worker 1 <- group 4: Flush 6..=6 after 5, start 0
             done 1 2
                 group 2 is done up to batch 5, 8 tasks
             done 0 3
@@ -252,8 +252,8 @@ fn a_stop_by_the_user_cuts_at_what_has_been_started_and_a_second_one_changes_not
             promise 1 8
                 worker 0 <- cut! after batch 8
                 worker 1 <- cut! after batch 8
-                worker 0 <- group 3: Flush 9..=9 after 8, start 90
-                worker 1 <- group 3: Flush 9..=9 after 8, start 90
+                worker 0 <- group 3: Flush 9..=9 after 8, start 0
+                worker 1 <- group 3: Flush 9..=9 after 8, start 0
             stop
             done 0 1
             done 1 1
@@ -279,7 +279,7 @@ fn a_stop_before_anything_has_started_voids_every_group() {
                 worker 0 <- cut? not before batch 0
             promise 0 0
                 worker 0 <- cut! after batch 0
-                worker 0 <- group 3: Flush 1..=1 after 0, start 10
+                worker 0 <- group 3: Flush 1..=1 after 0, start 0
             done 0 3
                 group 3 is done up to batch 1, 4 tasks
                 finished after batch 0
@@ -301,7 +301,7 @@ fn a_cut_never_reaches_beyond_what_is_scheduled() {
                 worker 0 <- cut? not before batch 0
             promise 0 999
                 worker 0 <- cut! after batch 4
-                worker 0 <- group 3: Flush 5..=5 after 4, start 50
+                worker 0 <- group 3: Flush 5..=5 after 4, start 0
             promise 0 5
         "#]],
     );
@@ -493,8 +493,8 @@ fn a_late_report_of_a_voided_group_changes_nothing() {
             promise 1 2
                 worker 0 <- cut! after batch 2
                 worker 1 <- cut! after batch 2
-                worker 0 <- group 3: Flush 3..=3 after 2, start 30
-                worker 1 <- group 3: Flush 3..=3 after 2, start 30
+                worker 0 <- group 3: Flush 3..=3 after 2, start 0
+                worker 1 <- group 3: Flush 3..=3 after 2, start 0
             done 0 2
         "#]],
     );

@@ -144,6 +144,10 @@ struct Watch {
 const ACCEPT: Token = 1 << 40;
 /// Connections that may be open at the same time, beyond the workers that the job has.
 const MAX_STRANGERS: usize = 64;
+/// How long messages may take to leave when a job has failed, and children to end then.
+const ABORT_NS: u64 = 200_000_000;
+/// How long children may take to end after a job that went well.
+const CHILDREN_NS: u64 = 2_000_000_000;
 const TERM: Term = Term(1);
 
 impl<'a> DriverNode<'a> {
@@ -211,7 +215,8 @@ impl<'a> DriverNode<'a> {
         }
         self.io.close(&mut Vec::new());
         self.members.clear();
-        end_children(&mut self.children);
+        let patience_ns = if result.is_ok() { CHILDREN_NS } else { ABORT_NS };
+        end_children(&mut self.children, patience_ns);
         result.map(|()| self.report)
     }
 
@@ -311,7 +316,7 @@ impl<'a> DriverNode<'a> {
                 member.address = Some(data_address);
                 self.joined(number, fingerprint)
             }
-            (Joining::Welcomed, ToDriver::CannotJoin { reason }) => {
+            (Joining::Welcomed | Joining::Joined, ToDriver::CannotJoin { reason }) => {
                 let line = format!("{} could not join: {reason}", member.name());
                 self.turn_away(number, &line)
             }
@@ -391,6 +396,9 @@ impl<'a> DriverNode<'a> {
                             self.cpu_before_ns = thread_cpu_ns();
                         }
                     }
+                    if let Order::Release { .. } = &message.order {
+                        self.report.release_messages += 1;
+                    }
                     let number = self
                         .members
                         .iter()
@@ -425,14 +433,8 @@ impl<'a> DriverNode<'a> {
     fn finish(&mut self, last_batch: BatchId) -> Result<(), NodeError> {
         self.report.last_batch = last_batch;
         self.report.origin_ns = self.driver.origin().0;
-        let live = self
-            .job
-            .plan()
-            .stages
-            .iter()
-            .any(|stage| stage.kind == StageKind::Source(Pacing::Clock));
         // A live source's time begins at the job's zero, a file's when it was first scheduled.
-        let began_ns = if live { self.driver.origin().0 } else { self.began_ns };
+        let began_ns = if self.is_live() { self.driver.origin().0 } else { self.began_ns };
         self.report.elapsed_ns = monotonic_now().saturating_sub(began_ns);
         self.report.taken = self
             .driver
@@ -443,6 +445,12 @@ impl<'a> DriverNode<'a> {
         self.phase = Phase::Finishing;
         let numbers = self.joined_numbers();
         numbers.into_iter().try_for_each(|number| self.send(number, ToWorker::Finish))
+    }
+
+    /// Whether a source waits for the start of its batches.
+    fn is_live(&self) -> bool {
+        let mut stages = self.job.plan().stages.iter();
+        stages.any(|stage| stage.kind == StageKind::Source(Pacing::Clock))
     }
 
     fn check_finished(&mut self) {
@@ -470,13 +478,32 @@ impl<'a> DriverNode<'a> {
         }
     }
 
-    /// Tells every worker that it is over, and gives the message time to leave.
+    /// Tells every worker that it is over, and gives the messages time to leave.
     fn abort(&mut self, reason: &str) {
-        for (number, mut member) in std::mem::take(&mut self.members) {
-            let reason = reason.to_owned();
-            if member.link.send(ToWorker::Abort { reason }).is_ok() {
-                flush(&mut *self.io, number, &mut member, &mut self.deferred);
+        for member in self.members.values_mut() {
+            // Who is gone already need not be told.
+            let _ = member.link.send(ToWorker::Abort { reason: reason.to_owned() });
+        }
+        let limit = monotonic_now() + ABORT_NS;
+        let mut completions = std::mem::take(&mut self.deferred);
+        while monotonic_now() < limit {
+            for Completion { token, outcome } in completions.drain(..) {
+                let number = Connection::number_of(token);
+                let closed = self
+                    .members
+                    .get_mut(&number)
+                    .is_some_and(|m| m.link.completed(outcome).is_err());
+                if closed {
+                    self.members.remove(&number);
+                }
             }
+            self.members.retain(|_, member| !member.link.is_flushed());
+            if self.members.is_empty() {
+                return;
+            }
+            self.members.values_mut().for_each(|member| member.link.drive(&mut *self.io));
+            self.io.park(Some(Duration::from_millis(5)));
+            self.io.poll(&mut completions);
         }
     }
 }
@@ -505,8 +532,8 @@ fn flush(io: &mut dyn Io, number: u64, member: &mut Member, others: &mut Vec<Com
 }
 
 /// Waits for the processes that this one started, and ends those that do not end by themselves.
-fn end_children(children: &mut [Child]) {
-    let limit = monotonic_now() + 2_000_000_000;
+fn end_children(children: &mut [Child], patience_ns: u64) {
+    let limit = monotonic_now() + patience_ns;
     for child in children {
         while matches!(child.try_wait(), Ok(None)) {
             if monotonic_now() > limit {

@@ -1,8 +1,8 @@
 //! What the driver node looks at from time to time: wishes to stop, silent workers, ended processes,
 //! batches that do not complete, and the progress that people see.
 
-use drizzle_scheduler::BatchId;
 use drizzle_scheduler::driver::DriverEvent;
+use drizzle_scheduler::{BatchId, Instant};
 
 use super::{DriverNode, Phase, ProgressReport};
 use crate::clock::monotonic_now;
@@ -82,7 +82,11 @@ impl DriverNode<'_> {
         let Some((first, start)) = open else { return };
         let behind = completed.saturating_sub(first.0.saturating_sub(1));
         let interval_ns = self.config.interval.as_nanos() as u64;
-        let start = start.after(behind.saturating_mul(interval_ns));
+        // Only live sources wait for it.
+        let start = match self.is_live() {
+            true => start.after(behind.saturating_mul(interval_ns)),
+            false => Instant(0),
+        };
         if now_ns.saturating_sub(self.watch.since_ns.max(start.0)) > STALL_NS {
             self.watch.since_ns = now_ns;
             let line = format!("no batch has completed for 2 s: {}", self.what_waits(completed));

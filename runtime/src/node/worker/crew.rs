@@ -111,6 +111,15 @@ impl Crew {
         Ok(())
     }
 
+    /// Tells every core to end, as far as its mailbox has room, and does not wait: one may be in a
+    /// task that never ends.
+    pub(super) fn abandon(mut self) {
+        for outbox in &mut self.commands {
+            // A core that cannot be told sees that nobody reads its outputs any more.
+            let _ = outbox.try_send(CoreCommand::Abort);
+        }
+    }
+
     pub(super) fn completed(&self) -> BatchId {
         self.statuses.iter().map(CoreStatus::completed).min().unwrap_or_default()
     }
@@ -120,7 +129,7 @@ impl Crew {
     }
 
     /// The task that has been running longest, if any has for too long.
-    pub(super) fn stuck(&self, job: &WorkerId, now_ns: u64) -> Option<String> {
+    pub(super) fn stuck(&self, worker: WorkerId, now_ns: u64) -> Option<String> {
         let running = self.statuses.iter().enumerate();
         let running = running.filter_map(|(core, status)| Some((core, status.running()?)));
         let (core, running) = running.min_by_key(|(_, running)| running.since_ns)?;
@@ -128,7 +137,7 @@ impl Crew {
         (for_ns > STALL_NS / 2).then(|| {
             let seconds = for_ns as f64 / 1e9;
             let (batch, stage) = (running.batch, running.stage);
-            format!("{job} core {core} has been running {batch} {stage} for {seconds:.1} s")
+            format!("{worker} core {core} has been running {batch} {stage} for {seconds:.1} s")
         })
     }
 
@@ -163,11 +172,14 @@ impl CoreSeed {
         tell: &crossbeam_channel::Sender<Result<Waker, String>>,
         commands: &Receiver<io::Inbox<CoreCommand>>,
     ) -> Box<dyn CoreLoop> {
+        let (control, number) = (self.control.clone(), self.core.core);
         match self.try_grow(tell, commands) {
             Ok(core) => Box::new(core),
             Err(reason) => {
-                // Whoever waits for the waker is answered; later the control loop is told instead.
-                let _ = tell.try_send(Err(reason));
+                // Either somebody still waits for the waker, or the control loop runs already.
+                let _ = tell.try_send(Err(reason.clone()));
+                let _ = control.queue.try_send((number, CoreOutput::Failed { reason }));
+                control.waker.wake();
                 Box::new(Stillborn(io::open(IoKind::Epoll).expect("epoll was there before")))
             }
         }
@@ -184,8 +196,6 @@ impl CoreSeed {
         let _ = tell.send(Ok(waker.clone()));
         let commands = commands.recv().map_err(|_| "the worker ended".to_owned())?;
         let place = self.mesh.join(self.core, waker).map_err(|error| error.to_string())?;
-        let control = self.control.clone();
-        let number = self.core.core;
         let core = Core::new(CoreParts {
             core: self.core,
             incarnation: self.incarnation,
@@ -200,12 +210,7 @@ impl CoreSeed {
             clock: self.clock,
             options: self.options.core_options(self.cores_in_job),
         });
-        core.map_err(|error| {
-            let reason = format!("cannot use a connection: {error}");
-            let _ = control.queue.try_send((number, CoreOutput::Failed { reason: reason.clone() }));
-            control.waker.wake();
-            reason
-        })
+        core.map_err(|error| format!("cannot use a connection: {error}"))
     }
 }
 

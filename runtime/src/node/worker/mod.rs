@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
 use drizzle_scheduler::{Incarnation, Term, WorkerId};
 
 use crate::clock::{ClockSample, DriverClock, monotonic_now};
@@ -135,15 +136,23 @@ impl<'a> WorkerNode<'a> {
             other => return Err(ended_by(other)),
         };
         self.next_heartbeat_ns = monotonic_now();
-        let (outlet, rows) = Outlet::new(self.io.waker());
-        let (setup, chosen) = match self.build(&arguments, &outlet) {
-            Ok(built) => built,
-            Err(reason) => {
-                self.send(ToDriver::CannotJoin { reason: reason.clone() })?;
-                self.flush();
-                return Err(NodeError::Setup(reason));
+        match self.start(&identity, &arguments) {
+            Ok((crew, rows)) => Running::new(self, crew, rows).run(&identity),
+            Err(error) => {
+                self.tell_failure(&error);
+                Err(error)
             }
-        };
+        }
+    }
+
+    /// Builds the job, connects to the peers and starts the cores.
+    fn start(
+        &mut self,
+        identity: &Identity,
+        arguments: &[String],
+    ) -> Result<(Crew, Receiver<Vec<u8>>), NodeError> {
+        let (outlet, rows) = Outlet::new(self.io.waker());
+        let (setup, chosen) = self.build(arguments, &outlet).map_err(NodeError::Setup)?;
         drop(outlet);
         let listener = Arc::new(self.listen()?);
         let data_address = listener.local_addr().map_err(NodeError::io("no local address"))?;
@@ -155,11 +164,23 @@ impl<'a> WorkerNode<'a> {
             ToWorker::Peers { cores_on_host, peers } => (cores_on_host, peers),
             other => return Err(ended_by(other)),
         };
-        let links = self.connect(&identity, &peers, listener)?;
-        let crew = Crew::start(&mut self, &identity, setup, &chosen, cores_on_host, &peers, links)?;
+        let links = self.connect(identity, &peers, listener)?;
+        let crew = Crew::start(self, identity, setup, &chosen, cores_on_host, &peers, links)?;
         self.settle_clock()?;
         self.send(ToDriver::Ready)?;
-        Running::new(self, crew, rows).run(&identity)
+        Ok((crew, rows))
+    }
+
+    /// Tells the driver why this worker ends, if it is still there and does not know.
+    fn tell_failure(&mut self, error: &NodeError) {
+        let message = match error {
+            NodeError::Aborted(_) => return,
+            NodeError::Setup(reason) => ToDriver::CannotJoin { reason: reason.clone() },
+            NodeError::Job(reason) => ToDriver::Failed { reason: reason.clone() },
+        };
+        if self.send(message).is_ok() {
+            self.flush();
+        }
     }
 
     /// Builds the job and chooses host and IO, before any core is started.

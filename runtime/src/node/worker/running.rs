@@ -11,7 +11,7 @@ use super::crew::Crew;
 use super::{Identity, WorkerNode, ended_by};
 use crate::clock::{monotonic_now, thread_cpu_ns};
 use crate::core::{CoreCommand, CoreOutput};
-use crate::node::{NodeError, STALL_NS};
+use crate::node::{HEARTBEAT_NS, NodeError, STALL_NS};
 use crate::wire::{FinalReport, ToDriver, ToWorker, WorkerStatus};
 
 /// A worker whose cores run.
@@ -40,7 +40,7 @@ enum Finish {
 struct StallWatch {
     completed: BatchId,
     since_ns: u64,
-    asked: bool,
+    asked_ns: u64,
     answer: Option<String>,
 }
 
@@ -56,19 +56,20 @@ impl<'a> Running<'a> {
         let mut watch = StallWatch {
             completed: BatchId(0),
             since_ns: monotonic_now(),
-            asked: false,
+            asked_ns: 0,
             answer: None,
         };
         let result = self.work(worker, &mut scheduler, &mut watch);
-        if result.is_err() {
-            // The cores need not hear it: the mailboxes may be full, and the process ends anyway.
-            let _ = self.crew.tell_all(|| CoreCommand::Abort);
+        let Running { mut node, crew, rows, .. } = self;
+        drop(rows);
+        match &result {
+            Ok(()) => crew.join(),
+            Err(error) => {
+                node.tell_failure(error);
+                crew.abandon();
+            }
         }
-        self.node.flush();
-        let closed = &mut self.node.completions;
-        self.node.io.close(closed);
-        drop(self.rows);
-        self.crew.join();
+        node.io.close(&mut node.completions);
         result
     }
 
@@ -183,7 +184,10 @@ impl<'a> Running<'a> {
     }
 
     fn send_rows(&mut self) -> Result<(), NodeError> {
-        while let Ok(rows) = self.rows.try_recv() {
+        // A driver that is slow to read makes the sinks keep their rows.
+        while !self.node.link.is_congested()
+            && let Ok(rows) = self.rows.try_recv()
+        {
             self.node.send(ToDriver::Results { rows })?;
         }
         Ok(())
@@ -198,14 +202,15 @@ impl<'a> Running<'a> {
         let now = monotonic_now();
         let completed = self.crew.completed();
         if completed != watch.completed {
-            *watch = StallWatch { completed, since_ns: now, asked: false, answer: None };
+            *watch = StallWatch { completed, since_ns: now, asked_ns: 0, answer: None };
         }
         let stalled = now - watch.since_ns > STALL_NS / 2;
-        if stalled && !watch.asked {
-            watch.asked = true;
+        // Asked anew before each heartbeat: what a task waits for may change.
+        if stalled && now - watch.asked_ns > HEARTBEAT_NS {
+            watch.asked_ns = now;
             self.crew.tell_all(|| CoreCommand::Explain)?;
         }
-        let stuck = self.crew.stuck(&worker, now).filter(|_| stalled);
+        let stuck = self.crew.stuck(worker, now).filter(|_| stalled);
         Ok(WorkerStatus {
             completed: completed.0,
             records: self.crew.records(),
