@@ -105,7 +105,7 @@ fn start_thread(
         let _ = give.send(Ok(Endpoint::Local(drivers)));
         let local_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let link = Endpoint::Local(own);
-        WorkerNode::new(&config, link, io, Peers::Threads(mesh), local_ip)?.run()
+        WorkerNode::new(&config, link, io, Peers::Threads(mesh), local_ip).run()
     };
     let name = format!("worker-{number}");
     let thread = thread::Builder::new().name(name).spawn(body);

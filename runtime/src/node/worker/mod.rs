@@ -64,7 +64,7 @@ pub fn run_worker(address: SocketAddr, config: &WorkerConfig) -> Result<(), Node
     let connection = Connection::new(stream, 0).map_err(NodeError::io("cannot use the socket"))?;
     let io = open_control_io()?;
     let link = Endpoint::Stream(connection);
-    WorkerNode::new(config, link, io, Peers::Processes, local.ip())?.run()
+    WorkerNode::new(config, link, io, Peers::Processes, local.ip()).run()
 }
 
 /// A driver of IO for a control loop. It is up before the job's flags are known, and moves a few
@@ -107,8 +107,8 @@ impl<'a> WorkerNode<'a> {
         io: Box<dyn Io>,
         peers: Peers,
         local_ip: IpAddr,
-    ) -> Result<WorkerNode<'a>, NodeError> {
-        Ok(WorkerNode {
+    ) -> WorkerNode<'a> {
+        WorkerNode {
             config,
             peer: link.peer(),
             link,
@@ -123,7 +123,7 @@ impl<'a> WorkerNode<'a> {
             completions: Vec::new(),
             messages: Vec::new(),
             samples: 0,
-        })
+        }
     }
 
     pub(crate) fn run(mut self) -> Result<(), NodeError> {
