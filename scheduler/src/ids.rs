@@ -37,6 +37,32 @@ id!(/** One life of a driver. Control messages of an older term are dropped. */ 
 id!(/** One life of a worker. Data is fenced by the sender's incarnation alone. */ Incarnation(u64), "incarnation ");
 id!(/** The version of a placement. */ Epoch(u64), "epoch ");
 id!(/** How often a task was started before, over all workers. */ Attempt(u32), "attempt ");
+id!(/** The number of a decision that the driver tells every worker, counted from 1 over the whole job. */ OrderNumber(u64), "order ");
+id!(/** The place of an entry in the driver's journal, counted from 1. */ Sequence(u64), "entry ");
+
+/// One life of one worker: what is fenced when the worker is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Life {
+    /// The process.
+    pub worker: WorkerId,
+    /// Which of its lives.
+    pub incarnation: Incarnation,
+}
+
+impl fmt::Display for Life {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.worker, self.incarnation)
+    }
+}
+
+/// A cut in the making. A cut of a later term is greater than all of earlier ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CutId {
+    /// The driver that cuts.
+    pub term: Term,
+    /// The decision that asked for promises; 0 for the cut with which a new driver takes over.
+    pub number: OrderNumber,
+}
 
 /// A pinned thread of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

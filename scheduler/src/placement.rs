@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::ids::{BatchId, CoreId, Epoch, PartitionId, StageId};
+use crate::ids::{BatchId, CoreId, Epoch, PartitionId, StageId, WorkerId};
 use crate::plan::Plan;
 
 /// One version of (partition, batch) -> core. It holds from `from_batch` until the next version.
@@ -42,6 +42,11 @@ impl Placement {
         cores.filter(|&(_, &c)| c == core).map(|(p, _)| PartitionId(p as u32)).collect()
     }
 
+    /// Whether any partition is on that worker.
+    pub fn names(&self, worker: WorkerId) -> bool {
+        self.cores_by_stage.iter().flatten().any(|core| core.worker == worker)
+    }
+
     /// The cores that run `stage`, each once, in ascending order.
     pub fn cores_of(&self, stage: StageId) -> Vec<CoreId> {
         let mut cores = self.cores_by_stage[stage.index()].clone();
@@ -52,7 +57,7 @@ impl Placement {
 }
 
 /// The placements that batches not yet finished may need, oldest first.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlacementHistory {
     versions: VecDeque<Arc<Placement>>,
 }
@@ -66,6 +71,11 @@ impl PlacementHistory {
         self.versions.push_back(placement);
     }
 
+    /// All versions, oldest first.
+    pub fn versions(&self) -> impl DoubleEndedIterator<Item = &Arc<Placement>> {
+        self.versions.iter()
+    }
+
     /// The placement of `batch`, if one is known.
     pub fn at(&self, batch: BatchId) -> Option<&Arc<Placement>> {
         self.versions.iter().rev().find(|placement| placement.from_batch <= batch)
@@ -76,6 +86,14 @@ impl PlacementHistory {
         while self.versions.len() > 1 && self.versions[1].from_batch <= batch {
             self.versions.pop_front();
         }
+    }
+}
+
+impl FromIterator<Arc<Placement>> for PlacementHistory {
+    fn from_iter<I: IntoIterator<Item = Arc<Placement>>>(versions: I) -> PlacementHistory {
+        let mut history = PlacementHistory::default();
+        versions.into_iter().for_each(|version| history.add(version));
+        history
     }
 }
 

@@ -24,7 +24,7 @@ pub mod segment;
 pub mod store;
 
 pub use archive::{BodyCheck, BodyError, checker};
-pub use block::header::{BLOCK_VERSION, BlockHeader, Content, HeaderError};
+pub use block::header::{BLOCK_VERSION, BlockHeader, HeaderError};
 pub use block::writer::{BlockParts, BlockWriter};
 pub use block::{Block, ReceiveError, UncheckedBlock};
 pub use combiner::{Combiner, CombinerFull, CombinerOptions};

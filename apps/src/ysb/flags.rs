@@ -13,7 +13,7 @@ use drizzle::dataflow::Combine;
 use drizzle::host::{DEFAULT_SPIN_NS, Polling};
 use drizzle::io::{Choice, HostKind, IoKind};
 use drizzle::node::JobOptions;
-use drizzle::scheduler::local::Prescheduling;
+use drizzle::scheduler::plan::Prescheduling;
 use serde::{Deserialize, Serialize};
 
 use super::generator::{GeneratorOptions, Rate};
@@ -282,10 +282,14 @@ impl JobFlags {
         if self.no_prescheduling { Prescheduling::Off } else { Prescheduling::On }
     }
 
+    pub(super) fn ahead(&self) -> u64 {
+        AHEAD
+    }
+
     pub(super) fn options(&self) -> JobOptions {
         JobOptions {
             prescheduling: self.prescheduling(),
-            ahead: AHEAD,
+            ahead: self.ahead(),
             memory: MEMORY,
             batch_bytes: BATCH_BYTES,
             host: self.host.choice(),

@@ -194,6 +194,7 @@ fn run_as_driver(
         group_size: cluster.group_size,
         interval: flags.interval.into(),
         prescheduling: flags.prescheduling(),
+        ahead: flags.ahead(),
         arguments: to_arguments(flags)?,
     };
     let outputs = || [flags.output(), flags.dead_letter()].into_iter().flatten();

@@ -176,6 +176,10 @@ impl Link {
                     let parcel = Parcel::Completed { from, batch };
                     arrivals.push(Arrival { to_core, parcel });
                 }
+                // Ranges are relayed to those who keep them, and no job does yet.
+                DataHead::Ranges { .. } => {
+                    return Err(Closed::Protocol("ranges came, which nobody keeps".to_owned()));
+                }
                 DataHead::Block { to_core, header } => {
                     check_header(intake, self.incarnation, to_core, &header)?;
                     let Err((header, body)) =
@@ -216,7 +220,8 @@ fn receive(
     arrivals: &mut Vec<Arrival>,
 ) -> Result<Result<(), NoMemory>, Closed> {
     let unknown = || Closed::Protocol("a block came on an edge that the plan does not have".into());
-    let check = intake.job.check_of(header.notice.edge, header.content).ok_or_else(unknown)?;
+    let check =
+        intake.job.check_of(header.notice.edge, header.notice.content).ok_or_else(unknown)?;
     match intake.store.receive(header.clone(), body) {
         Err(ReceiveError::Full(_)) => Ok(Err((header, body.to_vec()))),
         received => {

@@ -15,7 +15,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use drizzle_scheduler::local::{
     CoreReport, LocalAction, LocalEvent, LocalOptions, LocalScheduler, Offer, Run,
 };
-use drizzle_scheduler::message::{GroupStatistics, Order, TakenRange};
+use drizzle_scheduler::message::{Decision, GroupStatistics, Order, TakenRange};
 use drizzle_scheduler::{CoreId, Incarnation, Instant, WorkerId};
 use drizzle_shuffle::{Block, BlockStore, StoreOptions};
 
@@ -243,7 +243,7 @@ impl Core {
     }
 
     fn order(&mut self, order: Order) {
-        if let Order::ScheduleGroup(group) = &order {
+        if let Order::Decision { decision: Decision::ScheduleGroup(group), .. } = &order {
             self.origin = group.origin;
         }
         let began = monotonic_now();
@@ -356,7 +356,9 @@ impl Core {
         }
         let ranges = std::mem::take(&mut self.ranges);
         let run_ns = ended - started;
-        let event = LocalEvent::RunDone { run: &run, ranges: &ranges, run_ns };
+        // Nothing is kept for others, so nobody asks what was published.
+        let (published, combined) = (&[], &[]);
+        let event = LocalEvent::RunDone { run: &run, ranges: &ranges, published, combined, run_ns };
         self.scheduler.handle(self.clock.now(), event, &mut self.actions);
         self.ranges = ranges;
         self.ranges.clear();
@@ -430,6 +432,19 @@ impl Core {
                 LocalAction::Release { completed } => {
                     self.inputs.release(completed);
                     self.status.set_completed(completed);
+                }
+                LocalAction::Resend { .. }
+                | LocalAction::Reuse { .. }
+                | LocalAction::Forget { .. }
+                | LocalAction::Restore { .. }
+                | LocalAction::DropPartition { .. }
+                | LocalAction::Snapshot { .. }
+                | LocalAction::Preload { .. }
+                | LocalAction::Ship { .. }
+                | LocalAction::DropCopy { .. }
+                | LocalAction::DropEarly { .. }
+                | LocalAction::Recorded { .. } => {
+                    unreachable!("{action:?} in a job that keeps nothing and ends with a loss")
                 }
             }
         }

@@ -5,9 +5,10 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use drizzle_scheduler::message::Content;
 use drizzle_scheduler::plan::{Edge, Pattern, Plan, Stage as PlanStage, StageKind};
 use drizzle_scheduler::{EdgeId, StageId};
-use drizzle_shuffle::{BodyCheck, Content, PARTITION_HASH_VERSION};
+use drizzle_shuffle::{BodyCheck, PARTITION_HASH_VERSION};
 
 use crate::connectors::{ConnectorError, Fingerprint};
 use crate::dataflow::stage::{Stage, StageContext, StageFactory};

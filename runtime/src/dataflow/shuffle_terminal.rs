@@ -4,14 +4,12 @@
 use std::sync::Arc;
 
 use drizzle_scheduler::local::Run;
-use drizzle_scheduler::message::{BlockNotice, SourceRange, TakenRange};
+use drizzle_scheduler::message::{BlockNotice, Content, SourceRange, TakenRange};
 use drizzle_scheduler::placement::Placement;
-use drizzle_scheduler::{
-    Attempt, CoreId, EdgeId, Epoch, Incarnation, PartitionId, StageId, Watermark,
-};
+use drizzle_scheduler::{CoreId, EdgeId, Epoch, Incarnation, PartitionId, StageId, Watermark};
 use drizzle_shuffle::{
-    BlockParts, BlockWriter, Combiner, CombinerOptions, Content, PartialEntry, PartitionKey,
-    RawEntry, Record, StoreFull, partition_of,
+    BlockParts, BlockWriter, Combiner, CombinerOptions, PartialEntry, PartitionKey, RawEntry,
+    Record, StoreFull, partition_of,
 };
 
 use crate::connectors::ConnectorError;
@@ -237,22 +235,28 @@ where
         self.drain(output)?;
         let taken = ranges.iter().map(|taken| taken.range).filter(|range| range.from < range.to);
         let ranges: Arc<[SourceRange]> = taken.collect();
+        // What the job's flag says: the driver adapts nothing yet.
+        let content = match &self.writers {
+            Writers::Raw(_) => Content::Raw,
+            Writers::Combining(..) => Content::Partial,
+        };
         for (index, (core, downstream)) in self.destinations.cores.iter().enumerate() {
             let notice = BlockNotice {
                 epoch: output.placement.epoch,
                 incarnation: self.incarnation,
-                attempt: Attempt(0),
+                attempt: run.attempt,
                 sender: self.core,
                 batch: run.batch,
                 edge: self.shuffle.edge,
+                content,
                 upstream: run.partitions.clone(),
                 downstream: downstream.clone(),
                 watermark,
             };
-            let parts = |content| BlockParts { notice, content, ranges: ranges.clone() };
+            let parts = BlockParts { notice, ranges: ranges.clone() };
             let block = match &mut self.writers {
-                Writers::Raw(writers) => writers[index].finish(parts(Content::Raw)),
-                Writers::Combining(_, writers) => writers[index].finish(parts(Content::Partial)),
+                Writers::Raw(writers) => writers[index].finish(parts),
+                Writers::Combining(_, writers) => writers[index].finish(parts),
             };
             output.outgoing.push((*core, block));
         }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use drizzle_scheduler::local::Run;
+use drizzle_scheduler::local::{self, Run};
 use drizzle_scheduler::message::{Purpose, SourceRange, TakenRange};
 use drizzle_scheduler::{PartitionId, Watermark};
 
@@ -66,17 +66,20 @@ struct Partition {
 }
 
 impl<D: SourceReader> RunningSource<D> {
-    /// Chooses what the batch takes of `partition` and records it.
+    /// Chooses what the batch takes of `partition`.
     fn choose(
         &mut self,
         run: &Run,
         partition: PartitionId,
-        intake: &mut Intake<'_>,
-    ) -> (std::ops::Range<u64>, Option<Watermark>) {
+        intake: &Intake<'_>,
+    ) -> (SourceRange, Option<Watermark>) {
+        assert!(run.recorded.is_none(), "nothing is recorded where nothing is recovered");
         let share = (self.batch_bytes / run.partitions.len().max(1) as u64).max(1);
         let state = &mut self.partitions[partition.index()];
         let (from, mut asserted) = (state.offset, None);
-        let open = intake.intake == IntakeState::Open && run.purpose == Purpose::Process;
+        let open = intake.intake == IntakeState::Open
+            && run.intake == local::Intake::Normal
+            && run.purpose == Purpose::Process;
         if open && !state.ended {
             let limit = Limit { cut: run.cut, bytes: share };
             let choice = self.reader.choose(partition, from, &limit);
@@ -85,9 +88,7 @@ impl<D: SourceReader> RunningSource<D> {
             state.ended = choice.ended;
             asserted = choice.asserted;
         }
-        let range = SourceRange { stage: run.stage, partition, from, to: state.offset };
-        intake.ranges.push(TakenRange { batch: run.batch, range, ended: state.ended });
-        (from..state.offset, asserted)
+        (SourceRange { stage: run.stage, partition, from, to: state.offset }, asserted)
     }
 }
 
@@ -116,8 +117,9 @@ impl<D: SourceReader> RunningHead for RunningSource<D> {
         let out_of_orderness_ms = self.out_of_orderness_ms;
         let state = &mut self.partitions[partition.index()];
         let mut largest = state.largest_event_time;
-        if !range.is_empty() {
-            self.reader.read(partition, range, &mut self.counters, |record, event_time| {
+        let offsets = range.from..range.to;
+        if !offsets.is_empty() {
+            self.reader.read(partition, offsets, &mut self.counters, |record, event_time| {
                 let watermark = Watermark(largest.saturating_sub(out_of_orderness_ms));
                 emit(record, &Stamp { event_time, watermark });
                 largest = largest.max(event_time);
@@ -131,6 +133,8 @@ impl<D: SourceReader> RunningHead for RunningSource<D> {
             asserted.unwrap_or(derived)
         };
         state.watermark = state.watermark.max(known);
+        let (ended, watermark) = (state.ended, state.watermark);
+        intake.ranges.push(TakenRange { batch: run.batch, range, ended, watermark });
         Ok(())
     }
 

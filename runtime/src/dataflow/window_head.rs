@@ -9,10 +9,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use drizzle_scheduler::local::Run;
+use drizzle_scheduler::message::Content;
 use drizzle_scheduler::{PartitionId, Watermark};
 use drizzle_shuffle::{
-    Block, Combiner, CombinerOptions, Content, PartialEntry, PartitionKey, RawEntry, Record,
-    partition_of,
+    Block, Combiner, CombinerOptions, PartialEntry, PartitionKey, RawEntry, Record, partition_of,
 };
 
 use crate::connectors::ConnectorError;
@@ -95,7 +95,7 @@ where
         }
         sections.sort_unstable_by_key(|(upstream, index, _)| (*upstream, *index));
         for (_, index, records) in sections {
-            match blocks[index].header().content {
+            match blocks[index].notice().content {
                 Content::Raw => self.fold_raw(&blocks[index], records),
                 Content::Partial => self.fold_partial(&blocks[index], records),
             }

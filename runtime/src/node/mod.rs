@@ -16,8 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use drizzle_scheduler::local::{LocalOptions, Prescheduling};
+use drizzle_scheduler::bugs::Bugs;
+use drizzle_scheduler::local::{LocalOptions, Retention};
 use drizzle_scheduler::message::GroupStatistics;
+use drizzle_scheduler::plan::Prescheduling;
 use drizzle_scheduler::{BatchId, PartitionId, StageId};
 use drizzle_shuffle::StoreOptions;
 
@@ -43,6 +45,9 @@ const SILENCE_NS: u64 = 1_500_000_000;
 const GREETING_NS: u64 = 5_000_000_000;
 /// While it joins it may be silent for longer: it builds the job.
 const JOINING_NS: u64 = 60_000_000_000;
+/// A worker that owes its driver an answer for so long is lost. Its cores answer between two tasks,
+/// and a task may take long; that the process lives, its heartbeats tell.
+const ANSWER_NS: u64 = 60_000_000_000;
 /// If no batch completes for so long, one line says what waits for what.
 const STALL_NS: u64 = 2_000_000_000;
 
@@ -105,6 +110,8 @@ impl JobOptions {
                 ahead: self.ahead,
                 prescheduling: self.prescheduling,
                 report_ranges_after_ns: 10_000_000,
+                retention: Retention::WhenFolded,
+                bugs: Bugs::NONE,
             },
             store: StoreOptions { segment_bytes, max_bytes: self.memory },
             batch_bytes: self.batch_bytes,

@@ -139,6 +139,29 @@ impl<'a> Writer<'a> {
         self.out.extend_from_slice(bytes);
     }
 
+    /// How many elements follow, then the elements.
+    ///
+    /// # Panics
+    ///
+    /// If they are more than `limit`: the reader would refuse them.
+    pub fn list<T>(
+        &mut self,
+        elements: &[T],
+        limit: usize,
+        mut write: impl FnMut(&mut Writer<'a>, &T),
+    ) {
+        self.count(elements.len(), limit);
+        elements.iter().for_each(|element| write(self, element));
+    }
+
+    /// Whether there is a value, then the value.
+    pub fn option<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Writer<'a>, T)) {
+        self.flag(value.is_some());
+        if let Some(value) = value {
+            write(self, value);
+        }
+    }
+
     /// A text that a person reads; beyond [`MAX_TEXT`] bytes it is cut.
     pub fn text(&mut self, text: &str) {
         let cut = &text[..text.floor_char_boundary(MAX_TEXT)];
@@ -241,6 +264,30 @@ impl<'a> Reader<'a> {
             return Err(DecodeError::Truncated { what, needed, found });
         }
         Ok(count)
+    }
+
+    /// As many elements as the number before them says, each at least `element` bytes long.
+    pub fn list<T, C: FromIterator<T>>(
+        &mut self,
+        what: &'static str,
+        limit: usize,
+        element: usize,
+        mut read: impl FnMut(&mut Reader<'a>) -> Result<T, DecodeError>,
+    ) -> Result<C, DecodeError> {
+        let count = self.count(what, limit, element)?;
+        (0..count).map(|_| read(self)).collect()
+    }
+
+    /// A value, if the flag before it says that there is one.
+    pub fn option<T>(
+        &mut self,
+        what: &'static str,
+        read: impl FnOnce(&mut Reader<'a>) -> Result<T, DecodeError>,
+    ) -> Result<Option<T>, DecodeError> {
+        match self.flag(what)? {
+            true => read(self).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// As many bytes as the number before them says.

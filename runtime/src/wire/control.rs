@@ -1,5 +1,6 @@
 //! The messages between driver and workers as bytes. A head is the message's tag, one byte, and
-//! its fields in the order of their declaration. What concerns scheduling is in `schedule.rs`.
+//! its fields in the order of their declaration. What concerns scheduling is in `orders.rs`
+//! and `reports.rs`.
 //!
 //! The tags of [`ToDriver`], [`ToWorker`] and [`DataHead`](super::DataHead) do not overlap, so no
 //! head of one family can be taken for one of another.
@@ -8,21 +9,21 @@ use drizzle_scheduler::message::{Report, WorkerMessage};
 use drizzle_scheduler::{Incarnation, Term, WorkerId};
 
 use super::codec::{DecodeError, MAX_TEXT, Reader, Writer};
-use super::frame::{FrameKind, MAX_HEAD, append_frame};
+use super::frame::{FrameKind, append_frame};
+use super::ids::MAX_WORKERS;
 use super::message::{FinalReport, Peer, ToDriver, ToWorker, WorkerStatus};
-use super::schedule::{
-    MAX_RANGES, read_driver_message, read_worker_message, write_driver_message,
-    write_worker_message,
-};
+use super::orders::{read_driver_message, write_driver_message};
+use super::ranges::MAX_RANGES;
+use super::reports::{read_worker_message, write_worker_message};
 
 /// The most bytes of rows in one [`ToDriver::Results`].
-pub const MAX_ROWS: usize = MAX_HEAD - 64;
+pub const MAX_ROWS: usize = 1 << 20;
 /// The most arguments of a job. The arguments of a job must also fit one head together.
 pub const MAX_ARGUMENTS: usize = 1 << 16;
 /// The longest argument, in bytes: as long as Linux lets one be.
 pub const MAX_ARGUMENT: usize = 128 << 10;
 /// The most workers of a job.
-pub const MAX_PEERS: usize = 1 << 14;
+pub const MAX_PEERS: usize = MAX_WORKERS;
 /// The most counters of a worker.
 pub const MAX_COUNTERS: usize = 1 << 14;
 

@@ -6,13 +6,15 @@ use drizzle_shuffle::{Block, BlockHeader};
 
 use super::codec::{DecodeError, Reader, Writer};
 use super::frame::{FrameKind, append_frame};
+use super::ids::{read_core, write_core};
 use super::message::DataHead;
-use super::schedule::{read_core, write_core};
+use super::ranges::{MAX_RANGES, read_ranges, write_ranges};
 
 // Tags of `DataHead`: 128 to 191.
 const HELLO: u8 = 128;
 const BLOCK: u8 = 129;
 const COMPLETED: u8 = 130;
+const RANGES: u8 = 131;
 
 /// Appends a frame but for its body, of which `body_len` bytes are to follow.
 ///
@@ -37,6 +39,11 @@ pub fn encode_data(head: &DataHead, body_len: usize, out: &mut Vec<u8>) {
             write_core(writer, *from);
             writer.u16(*to_core);
             writer.u64(batch.0);
+        }
+        DataHead::Ranges { to_core, ranges } => {
+            writer.u8(RANGES);
+            writer.u16(*to_core);
+            write_ranges(writer, ranges, MAX_RANGES);
         }
     });
 }
@@ -69,7 +76,7 @@ pub fn decode_data(head: &[u8], body_len: usize) -> Result<DataHead, DecodeError
 fn body_len_of(head: &DataHead) -> usize {
     match head {
         DataHead::Block { header, .. } => header.body_len as usize,
-        DataHead::Hello { .. } | DataHead::Completed { .. } => 0,
+        DataHead::Hello { .. } | DataHead::Completed { .. } | DataHead::Ranges { .. } => 0,
     }
 }
 
@@ -97,6 +104,10 @@ fn read_head(reader: &mut Reader<'_>) -> Result<DataHead, DecodeError> {
             from: read_core(reader)?,
             to_core: reader.u16("the core that is to be told")?,
             batch: BatchId(reader.u64("a completed batch")?),
+        },
+        RANGES => DataHead::Ranges {
+            to_core: reader.u16("the core that is to know of ranges")?,
+            ranges: read_ranges(reader, MAX_RANGES)?,
         },
         found => return Err(DecodeError::UnknownTag { what, found }),
     })

@@ -19,13 +19,13 @@ use thiserror::Error;
 use super::codec::Writer;
 
 /// The version of all that this module and its siblings write. Part of every frame.
-pub const WIRE_VERSION: u16 = 1;
+pub const WIRE_VERSION: u16 = 2;
 /// What a frame begins with.
 pub const MAGIC: [u8; 4] = *b"DRZL";
 /// Length of what stands before the head, in bytes.
 pub const HEADER_LEN: usize = 24;
-/// The longest head, in bytes.
-pub const MAX_HEAD: usize = 1 << 20;
+/// The longest head, in bytes: room for the history and manifests of a job on thousands of cores.
+pub const MAX_HEAD: usize = 64 << 20;
 /// The longest body, in bytes.
 pub const MAX_BODY: usize = 1 << 30;
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use drizzle_scheduler::message::{DriverMessage, WorkerMessage};
+use drizzle_scheduler::message::{DriverMessage, TakenRange, WorkerMessage};
 use drizzle_scheduler::{BatchId, CoreId, Incarnation, Term, WorkerId};
 use drizzle_shuffle::BlockHeader;
 
@@ -168,5 +168,13 @@ pub enum DataHead {
         to_core: u16,
         /// The batch.
         batch: BatchId,
+    },
+    /// Source ranges that the blocks behind this frame depend on, and that the driver may not have
+    /// recorded yet. Nothing is sent where there are none.
+    Ranges {
+        /// Number of the core in the worker.
+        to_core: u16,
+        /// The ranges.
+        ranges: Vec<TakenRange>,
     },
 }

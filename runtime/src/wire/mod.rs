@@ -4,6 +4,9 @@
 //! * [`frame`]: what every message travels in: lengths, version, checksum.
 //! * [`control`] and [`data`]: the messages as bytes, written and read by hand. The head of a frame
 //!   holds the message; only data frames have a body, the bytes of a block.
+//! * `orders` and `reports`: what schedulers say; and what that is made of: `groups`, `ranges`,
+//!   `checkpoints`, `recovery`, `history` and `ids`.
+//! * [`journal`]: the entries of the driver's journal, which go to storage and not to a node.
 //! * [`codec`]: numbers, texts and lists as bytes.
 //!
 //! All numbers are little-endian. Nothing that arrives is trusted: every length has a limit, and
@@ -11,12 +14,20 @@
 //! the protocol, [`frame::WIRE_VERSION`]: it rises with every change, and nodes of different
 //! versions do not talk to each other, since every node runs the same binary.
 
+mod checkpoints;
 pub mod codec;
 pub mod control;
 pub mod data;
 pub mod frame;
+mod groups;
+mod history;
+mod ids;
+pub mod journal;
 pub mod message;
-mod schedule;
+mod orders;
+mod ranges;
+mod recovery;
+mod reports;
 #[cfg(test)]
 mod tests;
 
@@ -24,4 +35,5 @@ pub use codec::DecodeError;
 pub use control::{decode_to_driver, decode_to_worker, encode_to_driver, encode_to_worker};
 pub use data::{decode_data, encode_block, encode_data};
 pub use frame::{Frame, FrameDecoder, FrameError, FrameKind};
+pub use journal::{EntryError, decode_entry, encode_entry};
 pub use message::{DataHead, FinalReport, Peer, ToDriver, ToWorker, WorkerStatus};

@@ -13,10 +13,12 @@ use drizzle::node::{
     ClusterConfig, Collect, DriverConfig, Exposure, JobOptions, JobReport, JobSetup, NodeError,
     Observer, Outlet, ProgressReport, StopFlag, WorkerConfig, run_local,
 };
-use drizzle::scheduler::local::Prescheduling;
-use drizzle::scheduler::plan::Pacing;
+use drizzle::scheduler::plan::{Pacing, Prescheduling};
 
 use super::job::*;
+
+/// Batches that a source may run ahead.
+const AHEAD: u64 = 4;
 
 /// A job and the cluster that it runs on.
 #[derive(Clone, Debug)]
@@ -94,7 +96,7 @@ impl Case {
     pub fn setup(&self, outlet: &Outlet) -> JobSetup {
         let options = JobOptions {
             prescheduling: self.prescheduling,
-            ahead: 4,
+            ahead: AHEAD,
             memory: self.memory,
             batch_bytes: 1 << 20,
             host: io::Choice::Exactly(HostKind::Plain),
@@ -112,6 +114,7 @@ impl Case {
                 group_size: self.group_size,
                 interval: self.interval,
                 prescheduling: self.prescheduling,
+                ahead: AHEAD,
                 arguments: Vec::new(),
             },
             worker: WorkerConfig {

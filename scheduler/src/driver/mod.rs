@@ -1,203 +1,219 @@
 //! The driver: it decides which batches run where, in groups. One message per worker and group; two
 //! groups in flight, so that no worker ever waits for it.
 //!
+//! Whatever it decides for all workers is a numbered [`Decision`], which it takes into its own
+//! [`History`] as they do into theirs. An event is noted where it belongs, and then [`Driver::advance`]
+//! does everything for which the time has come; so no two kinds of change have to know of each other.
+//!
 //! A job ends at a cut: when the sources have ended, or a user asks for it, the driver asks every
 //! worker not to start beyond a batch, commits the largest batch that any of them promised, and
 //! schedules one last group of one batch that takes no input and flushes every window.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod checkpoints;
+mod cutting;
+mod events;
+mod groups;
+mod journaling;
+mod members;
+mod recovery;
+mod releases;
+mod replacement;
+mod rescale;
+mod stragglers;
+mod takeover;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::ids::{BatchId, CoreId, Epoch, GroupId, Incarnation, Instant, StageId, Term, WorkerId};
-use crate::lineage::Lineage;
-use crate::local::Prescheduling;
-use crate::message::{
-    DriverMessage, GroupStatistics, Order, Purpose, Report, ScheduleGroup, TakenRange,
-    WorkerMessage,
-};
-use crate::placement::Placement;
+pub use events::*;
+
+use crate::history::History;
+use crate::ids::{BatchId, CoreId, Epoch, Instant, Life, OrderNumber, WorkerId};
+use crate::lineage::{Learned, Lineage};
+use crate::message::{Decision, DriverMessage, Order, Report, TakenRange, WorkerMessage};
 use crate::plan::Plan;
+
+use checkpoints::Checkpoints;
+use cutting::{Cut, CutPurpose};
+use groups::Groups;
+use journaling::Journal;
+use members::Candidate;
+use recovery::Recovery;
+use releases::Releases;
+use rescale::Rescale;
+use stragglers::Stragglers;
+use takeover::TakeOver;
 
 #[cfg(test)]
 mod tests;
-
-/// How a driver behaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DriverOptions {
-    /// Its life.
-    pub term: Term,
-    /// How many workers the job starts with.
-    pub workers: u32,
-    /// Batches in a group.
-    pub group_size: u64,
-    /// Groups scheduled and not yet done.
-    pub groups_in_flight: usize,
-    /// From the start of one batch to that of the next, in nanoseconds.
-    pub interval_ns: u64,
-    /// How far ahead of time the first batch is scheduled, in nanoseconds.
-    pub lead_ns: u64,
-    /// A group whose start lies further in the past than this gets a new one, in nanoseconds.
-    pub rebase_after_ns: u64,
-    /// Whether downstream tasks wait for a release.
-    pub prescheduling: Prescheduling,
-}
-
-/// What the driver is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DriverEvent {
-    /// A worker is ready to run tasks.
-    WorkerReady {
-        /// The worker.
-        worker: WorkerId,
-        /// Which of its lives.
-        incarnation: Incarnation,
-        /// How many cores it has.
-        cores: u16,
-    },
-    /// A worker reported.
-    Message(WorkerMessage),
-    /// A worker is gone.
-    WorkerLost {
-        /// The worker.
-        worker: WorkerId,
-        /// How that was noticed.
-        reason: String,
-    },
-    /// The user wants the job to stop at a cut.
-    Stop,
-}
-
-/// What the driver node is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DriverAction {
-    /// Send a message to one worker.
-    Send {
-        /// The worker.
-        to: WorkerId,
-        /// The message.
-        message: DriverMessage,
-    },
-    /// All workers have finished a group.
-    GroupDone {
-        /// The group.
-        group: GroupId,
-        /// Its last batch that ran.
-        last_batch: BatchId,
-        /// What it cost on all workers.
-        statistics: GroupStatistics,
-    },
-    /// The job ran to its end.
-    Finished {
-        /// The last batch with input.
-        last_batch: BatchId,
-    },
-    /// The job cannot go on.
-    Failed {
-        /// One sentence.
-        reason: String,
-    },
-}
 
 /// The coordinator of one job. See the module's text.
 #[derive(Debug)]
 pub struct Driver {
     plan: Arc<Plan>,
     options: DriverOptions,
+    /// Time of the event that is being handled.
+    now: Instant,
+    /// What follows from it.
+    out: Vec<DriverAction>,
     phase: Phase,
-    workers: BTreeMap<WorkerId, Member>,
-    placement: Option<Arc<Placement>>,
-    /// The placement has not been sent yet.
-    placement_is_new: bool,
-    origin: Instant,
-    /// Start of batch b is `base` + b intervals; re-based after a long gap.
-    base: Instant,
-    next_group: GroupId,
-    /// The last batch scheduled.
-    last_batch: BatchId,
-    in_flight: VecDeque<OpenGroup>,
-    releases: BTreeMap<(BatchId, StageId), BTreeSet<WorkerId>>,
+    history: History,
+    /// Workers that are ready and no members yet.
+    candidates: BTreeMap<WorkerId, Candidate>,
+    /// Members that are to leave.
+    draining: BTreeSet<WorkerId>,
     lineage: Lineage,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Member {
-    incarnation: Incarnation,
-    cores: u16,
+    groups: Groups,
+    cut: Option<Cut>,
+    journal: Journal,
+    checkpoints: Checkpoints,
+    recovery: Recovery,
+    rescale: Rescale,
+    releases: Releases,
+    stragglers: Stragglers,
+    /// Up to this batch all ranges are in the journal, and the members were told.
+    recorded: BatchId,
+    /// Lost workers may have run batches up to this one, and shown results that only another run of
+    /// the batch replaces: the job does not end before.
+    ran_through: BatchId,
+    /// Earlier drivers may have used lower ones, of which nobody is left to tell.
+    least_epoch: Epoch,
+    /// Errands of recoveries and their blocks are on any worker, for batches up to this one.
+    errands_through: BatchId,
+    /// The last batch with input, if an earlier driver decided it.
+    end: Option<BatchId>,
+    /// With so many workers the first group is scheduled.
+    workers: usize,
+    stop: Stop,
+    /// Passes over everything that may be due.
+    #[cfg(test)]
+    passes: u64,
 }
 
 /// Where the job is in its life.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Phase {
+    /// The journal is to be read.
+    Reading,
+    /// The journal is to take this driver's first entry.
+    Opening(Box<crate::journal::JournalState>),
+    /// Workers of an earlier driver are asked what they hold.
+    TakingOver(Box<TakeOver>),
     /// Not all workers are there.
     Gathering,
     /// Groups follow each other.
     Running,
-    /// Workers are asked for promises.
-    Cutting { promised: BTreeMap<WorkerId, BatchId> },
-    /// The cut is committed and the last group scheduled.
-    Flushing { last_batch: BatchId },
-    /// Finished or failed.
+    /// The last cut is committed. The journal is to say so before anybody flushes.
+    Ending,
+    /// The last group is scheduled.
+    Flushing {
+        /// The last batch with input.
+        last_batch: BatchId,
+    },
+    /// Finished, failed or deposed.
     Over,
 }
 
-#[derive(Debug)]
-struct OpenGroup {
-    group: GroupId,
-    first_batch: BatchId,
-    last_batch: BatchId,
-    /// Start of its first batch.
-    start: Instant,
-    /// Workers that have not reported it done.
-    waiting: BTreeSet<WorkerId>,
-    statistics: GroupStatistics,
+/// Whether a user asked for the end before the job could be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    Unasked,
+    Asked,
 }
 
 impl Driver {
-    /// A driver that waits for its workers.
+    /// A driver that waits for its workers, or for [`DriverEvent::Start`] where there is a journal.
     pub fn new(plan: Arc<Plan>, options: DriverOptions) -> Driver {
-        assert!(options.group_size >= 1, "a group has at least one batch");
         assert!(options.groups_in_flight >= 1, "at least one group is in flight");
         assert!(options.workers >= 1, "a job needs at least one worker");
+        let phase = match options.durability {
+            Durability::None => Phase::Gathering,
+            Durability::Journal { .. } => Phase::Reading,
+        };
         Driver {
+            now: Instant(0),
+            out: Vec::new(),
+            phase,
+            history: History::default(),
+            candidates: BTreeMap::new(),
+            draining: BTreeSet::new(),
             lineage: Lineage::new(&plan),
+            groups: Groups::new(&plan, &options),
+            cut: None,
+            journal: Journal::default(),
+            checkpoints: Checkpoints::new(&plan),
+            recovery: Recovery::None,
+            rescale: Rescale::new(),
+            releases: Releases::default(),
+            stragglers: Stragglers::new(),
+            recorded: BatchId(0),
+            ran_through: BatchId(0),
+            least_epoch: Epoch(0),
+            errands_through: BatchId(0),
+            end: None,
+            workers: options.workers as usize,
+            stop: Stop::Unasked,
+            #[cfg(test)]
+            passes: 0,
             plan,
             options,
-            phase: Phase::Gathering,
-            workers: BTreeMap::new(),
-            placement: None,
-            placement_is_new: false,
-            origin: Instant(0),
-            base: Instant(0),
-            next_group: GroupId(1),
-            last_batch: BatchId(0),
-            in_flight: VecDeque::new(),
-            releases: BTreeMap::new(),
         }
     }
 
     /// Takes an event; what follows from it is appended to `actions`.
     pub fn handle(&mut self, now: Instant, event: DriverEvent, actions: &mut Vec<DriverAction>) {
-        if self.phase == Phase::Over {
+        if self.is_over() {
             return;
         }
+        self.now = now;
         match event {
+            DriverEvent::Start => self.read_journal(),
+            DriverEvent::Journal(state) => self.journal_is_read(state),
+            DriverEvent::Appended { sequence } => self.appended(sequence),
+            DriverEvent::AppendFailed { sequence, failure } => {
+                self.append_failed(sequence, failure);
+            }
             DriverEvent::WorkerReady { worker, incarnation, cores } => {
-                self.worker_ready(now, worker, Member { incarnation, cores }, actions);
+                self.worker_ready(Life { worker, incarnation }, cores);
             }
-            // Before its first order no worker has anything to report.
-            DriverEvent::Message(_) if self.phase == Phase::Gathering => {}
-            DriverEvent::Message(message) => {
-                let known = self.workers.get(&message.worker);
-                if known.is_some_and(|member| member.incarnation == message.incarnation) {
-                    self.report(now, message.worker, message.report, actions);
-                }
+            DriverEvent::Message(message) => self.message(message),
+            DriverEvent::WorkerLost { worker, incarnation, reason } => {
+                self.worker_lost(Life { worker, incarnation }, &reason);
             }
-            DriverEvent::WorkerLost { worker, reason } => {
-                let reason = format!("{worker} is lost: {reason}");
-                self.fail(reason, actions);
-            }
-            DriverEvent::Stop => self.stop(actions),
+            DriverEvent::Drain { worker } => self.drain(worker),
+            DriverEvent::CoordinationCost { cpu_ns } => self.groups.spent(cpu_ns),
+            DriverEvent::Stop => self.stop(),
+            DriverEvent::Tick => self.tick(),
         }
+        self.advance();
+        actions.append(&mut self.out);
+    }
+
+    /// When to call again with [`DriverEvent::Tick`], if nothing happens before.
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.is_over() {
+            return None;
+        }
+        let takeover = match &self.phase {
+            Phase::TakingOver(takeover) => Some(takeover.deadline()),
+            Phase::Reading
+            | Phase::Opening(_)
+            | Phase::Gathering
+            | Phase::Running
+            | Phase::Ending
+            | Phase::Flushing { .. }
+            | Phase::Over => None,
+        };
+        let cut = self.cut.as_ref().and_then(Cut::deadline);
+        let times = [
+            takeover,
+            cut,
+            self.journal.deadline(),
+            self.recovery.deadline(),
+            self.rescale_deadline(),
+            self.checkpoint_deadline(),
+        ];
+        times.into_iter().flatten().min()
     }
 
     /// What the sources' tasks took so far.
@@ -207,263 +223,259 @@ impl Driver {
 
     /// Zero of the job's own time, once it runs.
     pub fn origin(&self) -> Instant {
-        self.origin
+        self.groups.origin()
     }
 
     /// First batch of the oldest group that some worker has not reported done, and its start.
     pub fn oldest_open_batch(&self) -> Option<(BatchId, Instant)> {
-        self.in_flight.front().map(|open| (open.first_batch, open.start))
+        self.groups.oldest_open_batch()
     }
 
-    /// A running job has all the workers that it needs, so others are not heeded. A member that is
-    /// ready once more has lost the tasks that it held.
-    fn worker_ready(
-        &mut self,
-        now: Instant,
-        worker: WorkerId,
-        member: Member,
-        actions: &mut Vec<DriverAction>,
-    ) {
-        if self.phase == Phase::Gathering {
-            self.workers.insert(worker, member);
-            if self.workers.len() == self.options.workers as usize {
-                self.start(now, actions);
-            }
-        } else if self.workers.get(&worker).is_some_and(|known| known != &member) {
-            let reason = format!("{worker} is lost: it came back as {}", member.incarnation);
-            self.fail(reason, actions);
+    /// Everything that was decided and still matters.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over)
+    }
+
+    fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running)
+    }
+
+    fn has_journal(&self) -> bool {
+        match self.options.durability {
+            Durability::None => false,
+            Durability::Journal { .. } => true,
         }
     }
 
-    fn start(&mut self, now: Instant, actions: &mut Vec<DriverAction>) {
-        let cores: Vec<CoreId> = self.cores_in_turn();
-        let placement = Placement::spread(&self.plan, &cores, Epoch(1), BatchId(1));
-        self.placement = Some(Arc::new(placement));
-        self.placement_is_new = true;
-        self.origin = self.aligned(now.after(self.options.lead_ns));
-        self.base = self.origin;
-        self.phase = Phase::Running;
-        self.schedule_groups(now, actions);
+    /// Deadlines that have passed.
+    fn tick(&mut self) {
+        self.retry_append();
+        self.takeover_timed_out();
+        let silent = self.silent_workers();
+        self.lost(&silent);
+        self.preparation_timed_out();
+        self.checkpoint_timed_out();
     }
 
-    /// The first core of every worker, then the second of every worker, and so on.
-    fn cores_in_turn(&self) -> Vec<CoreId> {
-        let widest = self.workers.values().map(|member| member.cores).max().unwrap_or(0);
-        (0..widest)
-            .flat_map(|core| {
-                let has_it = self.workers.iter().filter(move |(_, member)| core < member.cores);
-                has_it.map(move |(&worker, _)| CoreId { worker, core })
-            })
-            .collect()
-    }
-
-    /// The next point in time that is a multiple of the interval.
-    fn aligned(&self, time: Instant) -> Instant {
-        let interval_ns = self.options.interval_ns.max(1);
-        Instant(time.0.div_ceil(interval_ns).saturating_mul(interval_ns))
-    }
-
-    fn start_of(&self, batch: BatchId) -> Instant {
-        self.base.after(batch.0.saturating_mul(self.options.interval_ns))
-    }
-
-    fn schedule_groups(&mut self, now: Instant, actions: &mut Vec<DriverAction>) {
-        while self.phase == Phase::Running && self.in_flight.len() < self.options.groups_in_flight {
-            let start = self.start_of(self.last_batch.next());
-            if now.since(start) > self.options.rebase_after_ns {
-                let gap_ns = self.aligned(now).since(start);
-                self.base = self.base.after(gap_ns);
-            }
-            self.schedule(self.options.group_size, Purpose::Process, actions);
-        }
-    }
-
-    fn schedule(&mut self, batch_count: u64, purpose: Purpose, actions: &mut Vec<DriverAction>) {
-        let placement = self.placement.clone().expect("a running job is placed");
-        let first_batch = self.last_batch.next();
-        let group = Arc::new(ScheduleGroup {
-            group: self.next_group,
-            epoch: placement.epoch,
-            predecessor: self.last_batch,
-            first_batch,
-            batch_count,
-            // The last batch need not wait for its turn: it takes nothing.
-            start: match purpose {
-                Purpose::Process => self.start_of(first_batch),
-                Purpose::Flush => Instant(0),
-            },
-            interval_ns: self.options.interval_ns,
-            origin: self.origin,
-            purpose,
-            placement: std::mem::take(&mut self.placement_is_new).then_some(placement),
-        });
-        self.next_group = self.next_group.next();
-        self.last_batch = group.last_batch();
-        self.in_flight.push_back(OpenGroup {
-            group: group.group,
-            first_batch,
-            last_batch: self.last_batch,
-            start: group.start,
-            waiting: self.workers.keys().copied().collect(),
-            statistics: GroupStatistics::default(),
-        });
-        self.send_to_all(&Order::ScheduleGroup(group), actions);
-    }
-
-    fn report(
-        &mut self,
-        now: Instant,
-        worker: WorkerId,
-        report: Report,
-        actions: &mut Vec<DriverAction>,
-    ) {
-        match report {
-            Report::GroupDone { group, last_batch: _, statistics } => {
-                self.group_done(now, worker, group, &statistics, actions);
-            }
-            Report::StageDone { batch, stage } => self.stage_done(worker, batch, stage, actions),
-            Report::Ranges(ranges) => self.ranges(&ranges, actions),
-            Report::Promise { last_batch } => self.promised(now, worker, last_batch, actions),
-            Report::Refused { group, expected } => {
-                let reason = format!("{worker} refused {group}: it had reached {expected}");
-                self.fail(reason, actions);
-            }
-        }
-    }
-
-    fn group_done(
-        &mut self,
-        now: Instant,
-        worker: WorkerId,
-        group: GroupId,
-        statistics: &GroupStatistics,
-        actions: &mut Vec<DriverAction>,
-    ) {
-        // A group that is not in flight was voided by a cut while the report was under way.
-        if let Some(open) = self.in_flight.iter_mut().find(|open| open.group == group)
-            && open.waiting.remove(&worker)
+    /// Workers that have not answered a fence or a cut in time.
+    fn silent_workers(&self) -> Vec<Life> {
+        let mut silent = BTreeSet::new();
+        if let Some(cut) = &self.cut
+            && cut.deadline().is_some_and(|deadline| deadline <= self.now)
         {
-            open.statistics.merge(statistics);
+            silent.extend(cut.waiting());
         }
-        self.retire_groups(now, actions);
+        if self.recovery.deadline().is_some_and(|deadline| deadline <= self.now) {
+            silent.extend(self.recovery.waiting());
+        }
+        silent.into_iter().filter_map(|worker| self.life_of(worker)).collect()
     }
 
-    fn retire_groups(&mut self, now: Instant, actions: &mut Vec<DriverAction>) {
-        while let Some(open) = self.in_flight.pop_front_if(|open| open.waiting.is_empty()) {
-            let OpenGroup { group, last_batch, statistics, .. } = open;
-            self.releases.retain(|&(batch, _), _| batch > last_batch);
-            actions.push(DriverAction::GroupDone { group, last_batch, statistics });
-        }
-        self.schedule_groups(now, actions);
-        if let Phase::Flushing { last_batch } = self.phase
-            && self.in_flight.is_empty()
-        {
-            self.phase = Phase::Over;
-            actions.push(DriverAction::Finished { last_batch });
+    /// Does everything for which the time has come, until nothing more follows.
+    fn advance(&mut self) {
+        loop {
+            let before = (self.out.len(), self.history.applied);
+            #[cfg(test)]
+            (self.passes += 1);
+            self.advance_takeover();
+            self.advance_fence();
+            self.advance_cut();
+            self.advance_members();
+            self.advance_recovery();
+            self.advance_groups();
+            self.advance_end();
+            self.advance_checkpoint();
+            self.advance_rescale();
+            self.advance_journal();
+            if self.is_over() || before == (self.out.len(), self.history.applied) {
+                return;
+            }
         }
     }
 
-    /// Without pre-scheduling: releases the stages whose upstream tasks have all reported.
-    fn stage_done(
-        &mut self,
-        worker: WorkerId,
-        batch: BatchId,
-        stage: StageId,
-        actions: &mut Vec<DriverAction>,
-    ) {
-        if self.options.prescheduling == Prescheduling::On {
-            return;
-        }
-        let waiting = self.workers_of(stage);
-        let waiting = self.releases.entry((batch, stage)).or_insert(waiting);
-        waiting.remove(&worker);
-        let downstream: BTreeSet<StageId> =
-            self.plan.edges_out_of(stage).map(|(_, edge)| edge.to).collect();
-        for stage in downstream {
-            let upstream_done = self.plan.edges_into(stage).all(|(_, edge)| {
-                self.releases.get(&(batch, edge.from)).is_some_and(BTreeSet::is_empty)
-            });
-            if upstream_done {
-                for to in self.workers_of(stage) {
-                    self.send(to, Order::Release { batch, stage }, actions);
+    fn message(&mut self, message: WorkerMessage) {
+        let WorkerMessage { worker, incarnation, report } = message;
+        let life = Life { worker, incarnation };
+        match self.phase {
+            // Before its first order no worker has anything to report.
+            Phase::Reading | Phase::Opening(_) | Phase::Gathering | Phase::Over => {}
+            Phase::TakingOver(_) => self.holding(life, report),
+            Phase::Running | Phase::Ending | Phase::Flushing { .. } => {
+                if self.life_of(worker) == Some(life) {
+                    self.report(worker, report);
+                } else if self.candidates.get(&worker).is_none_or(|c| c.life(worker) != life) {
+                    self.leave(life);
                 }
             }
         }
     }
 
-    fn workers_of(&self, stage: StageId) -> BTreeSet<WorkerId> {
-        let placement = self.placement.as_ref().expect("a running job is placed");
-        placement.cores_of(stage).into_iter().map(|core| core.worker).collect()
+    fn report(&mut self, worker: WorkerId, report: Report) {
+        match report {
+            Report::GroupDone { group, epoch, last_batch: _, statistics } => {
+                self.group_done(worker, group, epoch, &statistics);
+            }
+            Report::StageDone { batch, stage } => self.stage_done(worker, batch, stage),
+            Report::Ranges(ranges) => self.learn(&ranges),
+            Report::Refused { group, expected } => {
+                self.fail(format!("{worker} refused {group}: it had reached {expected}"));
+            }
+            Report::Promise { cut, last_batch } => self.promised(worker, cut, last_batch),
+            Report::Fenced { number, standing } => self.fenced(worker, number, &standing),
+            // The answer to a question that was asked once more and answered before.
+            Report::Holding(_) => {}
+            Report::Snapshots { batch, snapshots } => self.snapshots(worker, batch, &snapshots),
+            Report::NoSnapshot { batch } => self.no_snapshot(batch),
+            Report::HighMark => self.checkpoint_now(),
+            Report::Prepared { number } => self.prepared(worker, number),
+            Report::Progress { completed } => self.progress(worker, &completed),
+        }
     }
 
-    fn ranges(&mut self, ranges: &[TakenRange], actions: &mut Vec<DriverAction>) {
+    fn learn(&mut self, ranges: &[TakenRange]) {
         for taken in ranges {
-            if let Err(broken) = self.lineage.record(taken) {
-                self.fail(broken.to_string(), actions);
+            let broken = match self.lineage.learn(taken) {
+                Ok(Learned::New | Learned::Known) => None,
+                // Ranges of a partition come from one worker, in order, unless it may move.
+                Ok(Learned::Early) if self.has_journal() => None,
+                Ok(Learned::Early) => {
+                    let range = &taken.range;
+                    let known = self.lineage.progress(range.stage, range.partition);
+                    Some(crate::lineage::BrokenLineage { known, taken: *taken })
+                }
+                Err(broken) => Some(broken),
+            };
+            if let Some(broken) = broken {
+                self.fail(broken.to_string());
                 return;
             }
         }
-        if self.phase == Phase::Running
-            && let Some(proposed) = self.lineage.ended_in()
-        {
-            self.cut(proposed, actions);
-        }
     }
 
-    fn stop(&mut self, actions: &mut Vec<DriverAction>) {
+    fn stop(&mut self) {
         match self.phase {
-            Phase::Gathering => self.fail("it was stopped before it began".to_owned(), actions),
-            Phase::Running => self.cut(BatchId(0), actions),
-            Phase::Cutting { .. } | Phase::Flushing { .. } | Phase::Over => {}
+            Phase::Gathering if !self.has_journal() => {
+                self.fail("it was stopped before it began".to_owned());
+            }
+            // Where there is a journal, an earlier driver may have begun.
+            Phase::Gathering
+            | Phase::Reading
+            | Phase::Opening(_)
+            | Phase::TakingOver(_)
+            | Phase::Running => {
+                self.stop = Stop::Asked;
+            }
+            Phase::Ending | Phase::Flushing { .. } | Phase::Over => {}
         }
     }
 
-    fn cut(&mut self, proposed: BatchId, actions: &mut Vec<DriverAction>) {
-        self.phase = Phase::Cutting { promised: BTreeMap::new() };
-        self.send_to_all(&Order::CutGroup { proposed }, actions);
-    }
-
-    fn promised(
-        &mut self,
-        now: Instant,
-        worker: WorkerId,
-        last_batch: BatchId,
-        actions: &mut Vec<DriverAction>,
-    ) {
-        let Phase::Cutting { promised } = &mut self.phase else { return };
-        promised.insert(worker, last_batch);
-        if promised.len() < self.workers.len() {
-            return;
+    /// Cuts and ends the job where the sources have ended or a user asked for it, and finishes it.
+    fn advance_end(&mut self) {
+        match self.phase {
+            // A new driver first resolves what the one before it began.
+            Phase::Running if self.cuts_for(CutPurpose::TakeOver) => {}
+            Phase::Running if self.cuts_for(CutPurpose::End) => {}
+            Phase::Running if self.history.last_batch < self.ran_through => {}
+            Phase::Running => {
+                // An end that only lost workers knew of may come elsewhere when it is taken anew.
+                let is_fixed =
+                    |end: &BatchId| !self.has_journal() || self.lineage.written_through() >= *end;
+                if let Some(proposed) = self.lineage.ended_in().filter(is_fixed) {
+                    self.end(proposed);
+                } else if std::mem::replace(&mut self.stop, Stop::Unasked) == Stop::Asked {
+                    self.end(BatchId(0));
+                }
+            }
+            Phase::Flushing { last_batch } => {
+                let settled = self.groups.are_done() && matches!(self.recovery, Recovery::None);
+                let saved =
+                    !self.has_journal() || self.history.durable() >= self.history.last_batch;
+                if settled && saved {
+                    self.phase = Phase::Over;
+                    self.out.push(DriverAction::Finished { last_batch });
+                }
+            }
+            Phase::Reading
+            | Phase::Opening(_)
+            | Phase::TakingOver(_)
+            | Phase::Gathering
+            | Phase::Ending
+            | Phase::Over => {}
         }
-        let last_batch = promised.values().copied().max().unwrap_or_default();
-        self.commit(now, last_batch.min(self.last_batch), actions);
     }
 
-    fn commit(&mut self, now: Instant, last_batch: BatchId, actions: &mut Vec<DriverAction>) {
-        self.send_to_all(&Order::CommitCut { last_batch }, actions);
-        self.in_flight.retain(|open| open.first_batch <= last_batch);
-        if let Some(open) = self.in_flight.back_mut() {
-            open.last_batch = open.last_batch.min(last_batch);
+    fn cuts_for(&self, purpose: CutPurpose) -> bool {
+        self.cut.as_ref().is_some_and(|cut| cut.purpose == purpose)
+    }
+
+    fn end(&mut self, proposed: BatchId) {
+        self.abandon_moves();
+        match &mut self.cut {
+            Some(cut) => cut.purpose = CutPurpose::End,
+            None => self.begin_cut(proposed, CutPurpose::End),
         }
-        self.last_batch = last_batch;
-        self.phase = Phase::Flushing { last_batch };
-        self.schedule(1, Purpose::Flush, actions);
-        self.retire_groups(now, actions);
     }
 
-    fn fail(&mut self, reason: String, actions: &mut Vec<DriverAction>) {
+    fn fail(&mut self, reason: String) {
         self.phase = Phase::Over;
-        actions.push(DriverAction::Failed { reason });
+        self.out.push(DriverAction::Failed { reason });
     }
 
-    fn send_to_all(&self, order: &Order, actions: &mut Vec<DriverAction>) {
-        for &to in self.workers.keys() {
-            self.send(to, order.clone(), actions);
+    fn deposed(&mut self) {
+        self.phase = Phase::Over;
+        self.out.push(DriverAction::Deposed);
+    }
+
+    /// Decides something for all workers, members that it admits among them.
+    fn decide(&mut self, decision: Decision) -> OrderNumber {
+        let number = self.history.applied.next();
+        self.history.apply(number, &decision);
+        self.send_to_all(&Order::Decision { number, decision });
+        number
+    }
+
+    fn send_to_all(&mut self, order: &Order) {
+        for &to in self.history.members.keys() {
+            let message = DriverMessage { term: self.options.term, order: order.clone() };
+            self.out.push(DriverAction::Send { to, message });
         }
     }
 
-    fn send(&self, to: WorkerId, order: Order, actions: &mut Vec<DriverAction>) {
+    fn send(&mut self, to: WorkerId, order: Order) {
         let message = DriverMessage { term: self.options.term, order };
-        actions.push(DriverAction::Send { to, message });
+        self.out.push(DriverAction::Send { to, message });
+    }
+
+    /// Tells a life that it is over.
+    fn leave(&mut self, life: Life) {
+        if self.has_journal() {
+            self.send(life.worker, Order::Leave { life });
+        }
+    }
+
+    fn life_of(&self, worker: WorkerId) -> Option<Life> {
+        let (incarnation, _) = self.history.members.get(&worker)?;
+        Some(Life { worker, incarnation: *incarnation })
+    }
+
+    /// The first core of every member, then the second of every member, and so on; without those
+    /// that are to leave, unless nobody else is left.
+    fn cores_in_turn(&self) -> Vec<CoreId> {
+        let members = &self.history.members;
+        let staying = |worker: &WorkerId| !self.draining.contains(worker);
+        let nobody_stays = !members.keys().any(staying);
+        let widest = members.values().map(|&(_, cores)| cores).max().unwrap_or(0);
+        (0..widest)
+            .flat_map(|core| {
+                let has_it = members.iter().filter(move |&(worker, &(_, cores))| {
+                    core < cores && (nobody_stays || staying(worker))
+                });
+                has_it.map(move |(&worker, _)| CoreId { worker, core })
+            })
+            .collect()
     }
 }

@@ -9,22 +9,44 @@ use std::fmt::Write as _;
 use expect_test::{Expect, expect};
 
 use super::*;
-use crate::ids::PartitionId;
-use crate::message::SourceRange;
-use crate::plan::{Pacing, StageKind};
+use crate::bugs::{Bug, Bugs};
+use crate::checkpoint::Snapshot;
+use crate::ids::{
+    CutId, Epoch, GroupId, Incarnation, PartitionId, Sequence, StageId, Term, Watermark,
+};
+use crate::journal::{AppendFailure, JournalEntry, JournalState, Record};
+use crate::message::{Coverage, GroupStatistics, Holding, Restore, SourceRange, Standing};
+use crate::plan::{Pacing, Prescheduling, StageKind};
 use crate::tests::chain;
+
+mod durable;
+mod scaling;
+mod takeover;
+mod volatile;
 
 fn options(workers: u32, group_size: u64) -> DriverOptions {
     DriverOptions {
         term: Term(1),
         workers,
-        group_size,
+        group_size: GroupSize::Fixed(group_size),
         groups_in_flight: 2,
         interval_ns: 10,
         lead_ns: 15,
         rebase_after_ns: 1000,
         prescheduling: Prescheduling::On,
+        durability: Durability::None,
+        answer_timeout_ns: 400,
+        ahead: 2,
+        balance: Balance::Off,
+        adaptation: Adaptation::Off,
+        bugs: Bugs::NONE,
     }
+}
+
+/// With a journal: checkpoints every 5000 ns that are given up after 2000.
+fn durable(workers: u32, group_size: u64) -> DriverOptions {
+    let durability = Durability::Journal { checkpoint_every_ns: 5000, abandon_after_ns: 2000 };
+    DriverOptions { durability, ..options(workers, group_size) }
 }
 
 /// Two source partitions, then two partitions of a stage with state.
@@ -33,25 +55,31 @@ fn two_stages() -> Arc<Plan> {
 }
 
 fn check(options: DriverOptions, script: &str, expected: &Expect) {
-    expected.assert_eq(&play(Driver::new(two_stages(), options), script));
+    expected.assert_eq(&play(&mut Driver::new(two_stages(), options), script));
 }
 
-fn play(mut driver: Driver, script: &str) -> String {
-    let (mut now, mut log, mut actions) = (Instant(0), String::new(), Vec::new());
+fn play(driver: &mut Driver, script: &str) -> String {
+    let (mut now, mut log, mut actions) = (driver.now, String::new(), Vec::new());
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
         writeln!(log, "{line}").expect("a string takes everything");
         match line.strip_prefix("at ") {
             Some(time) => now = Instant(time.parse().expect("a time")),
-            None => driver.handle(now, event(line), &mut actions),
+            None if line == "all is written" => {
+                while let Some(sequence) = driver.journal.under_way() {
+                    driver.handle(now, DriverEvent::Appended { sequence }, &mut actions);
+                }
+            }
+            None => driver.handle(now, event(line, driver), &mut actions),
         }
-        for action in actions.drain(..) {
-            writeln!(log, "    {}", printed(&action)).expect("a string takes everything");
+        for line in printed_all(&actions) {
+            writeln!(log, "    {line}").expect("a string takes everything");
         }
+        actions.clear();
     }
     log
 }
 
-fn event(line: &str) -> DriverEvent {
+fn event(line: &str, driver: &Driver) -> DriverEvent {
     let (line, incarnation) = line.split_once(" as ").unwrap_or((line, "1"));
     let incarnation = Incarnation(incarnation.parse().expect("a number"));
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -60,53 +88,185 @@ fn event(line: &str) -> DriverEvent {
     let said =
         |report| DriverEvent::Message(WorkerMessage { worker: worker(), incarnation, report });
     match words[0] {
+        "start" => DriverEvent::Start,
+        "empty" => DriverEvent::Journal(JournalState::EMPTY),
+        "written" => DriverEvent::Appended { sequence: Sequence(number(1)) },
+        "unwritten" => {
+            let failure = match words[2] {
+                "deposed" => AppendFailure::Deposed,
+                _ => AppendFailure::Unavailable,
+            };
+            DriverEvent::AppendFailed { sequence: Sequence(number(1)), failure }
+        }
         "ready" => DriverEvent::WorkerReady { worker: worker(), incarnation, cores: 1 },
-        "lost" => DriverEvent::WorkerLost { worker: worker(), reason: words[2..].join(" ") },
+        "lost" => {
+            DriverEvent::WorkerLost { worker: worker(), incarnation, reason: words[2..].join(" ") }
+        }
+        "drain" => DriverEvent::Drain { worker: worker() },
         "stop" => DriverEvent::Stop,
-        "done" => {
-            let statistics = GroupStatistics { tasks: 4, ..GroupStatistics::default() };
-            said(Report::GroupDone {
-                group: GroupId(number(2)),
-                last_batch: BatchId(0),
-                statistics,
-            })
-        }
+        "tick" => DriverEvent::Tick,
+        _ => said(report(&words, driver)),
+    }
+}
+
+/// What a worker says; the second word is the worker.
+fn report(words: &[&str], driver: &Driver) -> Report {
+    let number = |index: usize| words[index].parse::<u64>().expect("a number");
+    match words[0] {
+        // Group; the epoch is the newest if none is named.
+        "done" => Report::GroupDone {
+            group: GroupId(number(2)),
+            epoch: words.get(3).map_or(driver.history.epoch, |_| Epoch(number(3))),
+            last_batch: BatchId(0),
+            statistics: GroupStatistics { tasks: 4, ..GroupStatistics::default() },
+        },
         "stage-done" => {
-            said(Report::StageDone { batch: BatchId(number(2)), stage: StageId(number(3) as u16) })
+            Report::StageDone { batch: BatchId(number(2)), stage: StageId(number(3) as u16) }
         }
-        "promise" => said(Report::Promise { last_batch: BatchId(number(2)) }),
-        "refused" => {
-            said(Report::Refused { group: GroupId(number(2)), expected: BatchId(number(3)) })
-        }
-        "took" => {
-            // Worker, batch, partition, from, to; "end" where the source has nothing after it.
-            let partition = PartitionId(number(3) as u32);
-            let range =
-                SourceRange { stage: StageId(0), partition, from: number(4), to: number(5) };
-            let ended = words.get(6) == Some(&"end");
-            said(Report::Ranges(vec![TakenRange { batch: BatchId(number(2)), range, ended }]))
-        }
+        "promise" => Report::Promise {
+            cut: driver.cut.as_ref().map_or(NO_CUT, Cut::id),
+            last_batch: BatchId(number(2)),
+        },
+        "refused" => Report::Refused { group: GroupId(number(2)), expected: BatchId(number(3)) },
+        // Batch, partition, from, to; "end" where the source has nothing after it.
+        "took" => Report::Ranges(vec![taken(words)]),
+        // Decision; then coverage as partition, first, last; 0 as last: it goes on.
+        "fenced" => Report::Fenced {
+            number: OrderNumber(number(2)),
+            standing: Standing { ranges: Vec::new(), coverage: coverage(&words[3..]) },
+        },
+        // Batch, partition, and the batch since which it holds the changes; none: all.
+        "snapshot" => Report::Snapshots {
+            batch: BatchId(number(2)),
+            snapshots: vec![Snapshot {
+                stage: StageId(1),
+                partition: PartitionId(number(3) as u32),
+                batch: BatchId(number(2)),
+                since: words.get(4).map(|_| BatchId(number(4))),
+                incarnation: Incarnation(1),
+            }],
+        },
+        "no-snapshot" => Report::NoSnapshot { batch: BatchId(number(2)) },
+        "high-mark" => Report::HighMark,
+        "prepared" => Report::Prepared { number: OrderNumber(number(2)) },
         word => panic!("no event is called {word:?}"),
     }
 }
 
+const NO_CUT: CutId = CutId { term: Term(0), number: OrderNumber(0) };
+
+fn taken(words: &[&str]) -> TakenRange {
+    let number = |index: usize| words[index].parse::<u64>().expect("a number");
+    let partition = PartitionId(number(3) as u32);
+    let range = SourceRange { stage: StageId(0), partition, from: number(4), to: number(5) };
+    let ended = words.get(6) == Some(&"end");
+    let watermark = Watermark(number(5));
+    TakenRange { batch: BatchId(number(2)), range, ended, watermark }
+}
+
+fn coverage(words: &[&str]) -> Vec<Coverage> {
+    let number = |word: &str| word.parse::<u64>().expect("a number");
+    let coverage = |words: &[&str]| Coverage {
+        stage: StageId(0),
+        partition: PartitionId(number(words[0]) as u32),
+        first: BatchId(number(words[1])),
+        last: BatchId(if words[2] == "0" { u64::MAX } else { number(words[2]) }),
+    };
+    words.chunks(3).map(coverage).collect()
+}
+
+/// One line for each action; the same order to several workers is one line.
+fn printed_all(actions: &[DriverAction]) -> Vec<String> {
+    let mut lines: Vec<(Vec<WorkerId>, String)> = Vec::new();
+    for action in actions {
+        match action {
+            DriverAction::Send { to, message } => {
+                let order = printed_order(&message.order);
+                match lines.last_mut().filter(|(workers, _)| !workers.is_empty()) {
+                    Some((workers, known)) if *known == order => workers.push(*to),
+                    Some(_) | None => lines.push((vec![*to], order)),
+                }
+            }
+            other => lines.push((Vec::new(), printed(other))),
+        }
+    }
+    let line = |(workers, line): (Vec<WorkerId>, String)| match workers.as_slice() {
+        [] => line,
+        workers => {
+            let workers: Vec<String> = workers.iter().map(|w| w.0.to_string()).collect();
+            format!("{} <- {line}", workers.join(" "))
+        }
+    };
+    lines.into_iter().map(line).collect()
+}
+
 fn printed(action: &DriverAction) -> String {
     match action {
-        DriverAction::Send { to, message } => {
-            assert_eq!(message.term, Term(1));
-            format!("{to} <- {}", printed_order(&message.order))
-        }
+        DriverAction::Send { .. } => unreachable!("printed with those like it"),
+        DriverAction::ReadJournal => "read the journal".to_owned(),
+        DriverAction::Append(entry) => printed_entry(entry),
         DriverAction::GroupDone { group, last_batch, statistics } => {
             format!("{group} is done up to {last_batch}, {} tasks", statistics.tasks)
         }
+        DriverAction::Drained { worker } => format!("{worker} is drained"),
         DriverAction::Finished { last_batch } => format!("finished after {last_batch}"),
+        DriverAction::Deposed => "deposed".to_owned(),
         DriverAction::Failed { reason } => format!("failed: {reason}"),
     }
 }
 
+fn printed_entry(entry: &JournalEntry) -> String {
+    let record = match &entry.record {
+        Record::Opened => format!("opened in {}", entry.term),
+        Record::Members(members) => {
+            let members: Vec<String> = members.iter().map(|(life, _)| life.to_string()).collect();
+            format!("members {}", members.join(", "))
+        }
+        Record::Fenced(lives) => {
+            let lives: Vec<String> = lives.iter().map(Life::to_string).collect();
+            format!("end of {}", lives.join(", "))
+        }
+        Record::End(last_batch) => format!("the end after {last_batch}"),
+        Record::Ranges(ranges) => {
+            let range = |taken: &TakenRange| {
+                let range = &taken.range;
+                format!("{}/{} [{}, {})", range.partition.0, taken.batch.0, range.from, range.to)
+            };
+            format!("ranges {}", ranges.iter().map(range).collect::<Vec<_>>().join(", "))
+        }
+        Record::Manifest(manifest) => {
+            let snapshots = manifest
+                .snapshots
+                .iter()
+                .map(|snapshot| format!("{}@{}", snapshot.partition.0, snapshot.batch.0));
+            let snapshots = snapshots.collect::<Vec<_>>().join(" ");
+            format!("manifest of {} with {snapshots}", manifest.batch)
+        }
+    };
+    format!("{}: {record}", entry.sequence)
+}
+
 fn printed_order(order: &Order) -> String {
     match order {
-        Order::ScheduleGroup(group) => {
+        Order::Decision { number, decision } => {
+            format!("{}: {}", number.0, printed_decision(decision))
+        }
+        Order::Release { batch, stage } => format!("release {batch} {stage}"),
+        Order::Recorded { through } => format!("recorded through {through}"),
+        Order::Welcome(history) => format!("welcome after {}", history.applied),
+        Order::TakeOver { cut } => format!("take over in {}", cut.term),
+        Order::Leave { life } => format!("leave, {life}"),
+        Order::Speculate(errands) => format!("{} errands", errands.len()),
+    }
+}
+
+fn printed_decision(decision: &Decision) -> String {
+    match decision {
+        Decision::Admit(members) => {
+            let members: Vec<String> = members.iter().map(|(life, _)| life.to_string()).collect();
+            format!("admit {}", members.join(", "))
+        }
+        Decision::ScheduleGroup(group) => {
             let (first, last) = (group.first_batch.0, group.last_batch().0);
             let placed = match &group.placement {
                 Some(placement) => format!(", placed in {}", placement.epoch),
@@ -117,579 +277,41 @@ fn printed_order(order: &Order) -> String {
                 group.group, group.purpose, group.predecessor.0, group.start.0
             )
         }
-        Order::Release { batch, stage } => format!("release {batch} {stage}"),
-        Order::CutGroup { proposed } => format!("cut? not before {proposed}"),
-        Order::CommitCut { last_batch } => format!("cut! after {last_batch}"),
-    }
-}
-
-#[test]
-fn a_job_runs_from_gathering_to_the_end_of_its_sources() {
-    check(
-        options(2, 3),
-        "ready 0
-         ready 1
-         took 0 1 0 0 100
-         took 1 1 1 0 80
-         done 0 1
-         done 1 1
-         took 0 2 0 100 150 end
-         took 1 2 1 80 90
-         took 1 3 1 90 90
-         took 1 4 1 90 95 end
-         promise 1 5
-         done 0 2
-         promise 0 4
-         done 1 2
-         done 0 3
-         done 0 4
-         done 1 4
-         stop",
-        &expect![[r#"
-            ready 0
-            ready 1
-                worker 0 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 1 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 0 <- group 2: Process 4..=6 after 3, start 60
-                worker 1 <- group 2: Process 4..=6 after 3, start 60
-            took 0 1 0 0 100
-            took 1 1 1 0 80
-            done 0 1
-            done 1 1
-                group 1 is done up to batch 3, 8 tasks
-                worker 0 <- group 3: Process 7..=9 after 6, start 90
-                worker 1 <- group 3: Process 7..=9 after 6, start 90
-            took 0 2 0 100 150 end
-            took 1 2 1 80 90
-            took 1 3 1 90 90
-            took 1 4 1 90 95 end
-                worker 0 <- cut? not before batch 4
-                worker 1 <- cut? not before batch 4
-            promise 1 5
-            done 0 2
-            promise 0 4
-                worker 0 <- cut! after batch 5
-                worker 1 <- cut! after batch 5
-                worker 0 <- group 4: Flush 6..=6 after 5, start 0
-                worker 1 <- group 4: Flush 6..=6 after 5, start 0
-            done 1 2
-                group 2 is done up to batch 5, 8 tasks
-            done 0 3
-            done 0 4
-            done 1 4
-                group 4 is done up to batch 6, 8 tasks
-                finished after batch 5
-            stop
-        "#]],
-    );
-}
-
-#[test]
-fn the_cores_of_a_worker_are_placed_in_turn_with_those_of_the_others() {
-    let plan = chain(&[(StageKind::Source(Pacing::Clock), 5), (StageKind::Stateful, 2)]);
-    let mut driver = Driver::new(plan, options(2, 1));
-    let mut actions = Vec::new();
-    for (worker, cores) in [(1, 1), (0, 2)] {
-        let (worker, incarnation) = (WorkerId(worker), Incarnation(1));
-        let event = DriverEvent::WorkerReady { worker, incarnation, cores };
-        driver.handle(Instant(0), event, &mut actions);
-    }
-    let placement = driver.placement.expect("all workers are there");
-    let cores: Vec<String> = placement.cores_by_stage[0].iter().map(CoreId::to_string).collect();
-    expect![[r#"
-        [
-            "worker 0 core 0",
-            "worker 1 core 0",
-            "worker 0 core 1",
-            "worker 0 core 0",
-            "worker 1 core 0",
-        ]
-    "#]]
-    .assert_debug_eq(&cores);
-}
-
-#[test]
-fn a_stop_before_the_start_ends_the_job() {
-    check(
-        options(2, 3),
-        "ready 0\n stop\n ready 1",
-        &expect![[r#"
-            ready 0
-            stop
-                failed: it was stopped before it began
-            ready 1
-        "#]],
-    );
-}
-
-#[test]
-fn a_stop_by_the_user_cuts_at_what_has_been_started_and_a_second_one_changes_nothing() {
-    check(
-        options(2, 100),
-        "ready 0
-         ready 1
-         stop
-         stop
-         promise 0 7
-         promise 1 8
-         stop
-         done 0 1
-         done 1 1
-         done 0 3
-         done 1 3",
-        &expect![[r#"
-            ready 0
-            ready 1
-                worker 0 <- group 1: Process 1..=100 after 0, start 30, placed in epoch 1
-                worker 1 <- group 1: Process 1..=100 after 0, start 30, placed in epoch 1
-                worker 0 <- group 2: Process 101..=200 after 100, start 1030
-                worker 1 <- group 2: Process 101..=200 after 100, start 1030
-            stop
-                worker 0 <- cut? not before batch 0
-                worker 1 <- cut? not before batch 0
-            stop
-            promise 0 7
-            promise 1 8
-                worker 0 <- cut! after batch 8
-                worker 1 <- cut! after batch 8
-                worker 0 <- group 3: Flush 9..=9 after 8, start 0
-                worker 1 <- group 3: Flush 9..=9 after 8, start 0
-            stop
-            done 0 1
-            done 1 1
-                group 1 is done up to batch 8, 8 tasks
-            done 0 3
-            done 1 3
-                group 3 is done up to batch 9, 8 tasks
-                finished after batch 8
-        "#]],
-    );
-}
-
-#[test]
-fn a_stop_before_anything_has_started_voids_every_group() {
-    check(
-        options(1, 2),
-        "ready 0\n stop\n promise 0 0\n done 0 3",
-        &expect![[r#"
-            ready 0
-                worker 0 <- group 1: Process 1..=2 after 0, start 30, placed in epoch 1
-                worker 0 <- group 2: Process 3..=4 after 2, start 50
-            stop
-                worker 0 <- cut? not before batch 0
-            promise 0 0
-                worker 0 <- cut! after batch 0
-                worker 0 <- group 3: Flush 1..=1 after 0, start 0
-            done 0 3
-                group 3 is done up to batch 1, 4 tasks
-                finished after batch 0
-        "#]],
-    );
-}
-
-#[test]
-fn a_cut_never_reaches_beyond_what_is_scheduled() {
-    let script = "ready 0\n stop\n promise 0 999\n promise 0 5";
-    check(
-        options(1, 2),
-        script,
-        &expect![[r#"
-            ready 0
-                worker 0 <- group 1: Process 1..=2 after 0, start 30, placed in epoch 1
-                worker 0 <- group 2: Process 3..=4 after 2, start 50
-            stop
-                worker 0 <- cut? not before batch 0
-            promise 0 999
-                worker 0 <- cut! after batch 4
-                worker 0 <- group 3: Flush 5..=5 after 4, start 0
-            promise 0 5
-        "#]],
-    );
-}
-
-#[test]
-fn a_lost_worker_ends_the_job_with_its_name() {
-    let script = "ready 0\n ready 1\n lost 1 its connection closed\n done 0 1\n stop";
-    check(
-        options(2, 3),
-        script,
-        &expect![[r#"
-            ready 0
-            ready 1
-                worker 0 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 1 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 0 <- group 2: Process 4..=6 after 3, start 60
-                worker 1 <- group 2: Process 4..=6 after 3, start 60
-            lost 1 its connection closed
-                failed: worker 1 is lost: its connection closed
-            done 0 1
-            stop
-        "#]],
-    );
-}
-
-#[test]
-fn a_member_that_comes_back_is_lost_and_a_surplus_worker_is_not_heeded() {
-    let script = "ready 0\n ready 1\n ready 2\n ready 1\n stop\n promise 0 1\n ready 1 as 2";
-    check(
-        options(2, 3),
-        script,
-        &expect![[r#"
-            ready 0
-            ready 1
-                worker 0 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 1 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 0 <- group 2: Process 4..=6 after 3, start 60
-                worker 1 <- group 2: Process 4..=6 after 3, start 60
-            ready 2
-            ready 1
-            stop
-                worker 0 <- cut? not before batch 0
-                worker 1 <- cut? not before batch 0
-            promise 0 1
-            ready 1 as 2
-                failed: worker 1 is lost: it came back as incarnation 2
-        "#]],
-    );
-}
-
-#[test]
-fn a_worker_may_come_back_while_the_others_gather() {
-    let script = "ready 0\n ready 0 as 2\n done 0 1 as 2\n stage-done 0 1 0 as 2\n ready 1";
-    check(
-        options(2, 3),
-        script,
-        &expect![[r#"
-            ready 0
-            ready 0 as 2
-            done 0 1 as 2
-            stage-done 0 1 0 as 2
-            ready 1
-                worker 0 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 1 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 0 <- group 2: Process 4..=6 after 3, start 60
-                worker 1 <- group 2: Process 4..=6 after 3, start 60
-        "#]],
-    );
-}
-
-#[test]
-fn a_gap_between_two_ranges_fails_the_job() {
-    let script = "ready 0\n took 0 1 0 0 10\n took 0 2 0 11 20\n done 0 1";
-    check(
-        options(1, 3),
-        script,
-        &expect![[r#"
-            ready 0
-                worker 0 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 0 <- group 2: Process 4..=6 after 3, start 60
-            took 0 1 0 0 10
-            took 0 2 0 11 20
-                failed: partition 0 of stage 0 took [11, 20) in batch 2, but batch 1 had taken up to 10
-            done 0 1
-        "#]],
-    );
-}
-
-#[test]
-fn a_batch_that_a_source_left_out_fails_the_job() {
-    let script = "ready 0\n took 0 1 0 0 10\n took 0 3 0 10 20";
-    check(
-        options(1, 3),
-        script,
-        &expect![[r#"
-            ready 0
-                worker 0 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 0 <- group 2: Process 4..=6 after 3, start 60
-            took 0 1 0 0 10
-            took 0 3 0 10 20
-                failed: partition 0 of stage 0 took [10, 20) in batch 3, but batch 1 had taken up to 10
-        "#]],
-    );
-}
-
-#[test]
-fn a_refused_group_fails_the_job() {
-    check(
-        options(1, 3),
-        "ready 0\n refused 0 2 4",
-        &expect![[r#"
-            ready 0
-                worker 0 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 0 <- group 2: Process 4..=6 after 3, start 60
-            refused 0 2 4
-                failed: worker 0 refused group 2: it had reached batch 4
-        "#]],
-    );
-}
-
-#[test]
-fn messages_of_an_unknown_worker_or_incarnation_are_ignored() {
-    let script = "ready 0
-                  done 0 1 as 9
-                  took 0 5 0 7 8 as 9
-                  refused 0 1 0 as 9
-                  done 3 1
-                  done 0 1";
-    check(
-        options(1, 3),
-        script,
-        &expect![[r#"
-            ready 0
-                worker 0 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 0 <- group 2: Process 4..=6 after 3, start 60
-            done 0 1 as 9
-            took 0 5 0 7 8 as 9
-            refused 0 1 0 as 9
-            done 3 1
-            done 0 1
-                group 1 is done up to batch 3, 4 tasks
-                worker 0 <- group 3: Process 7..=9 after 6, start 90
-        "#]],
-    );
-}
-
-#[test]
-fn a_worker_that_repeats_itself_counts_once() {
-    let script = "ready 0\n ready 1\n done 0 1\n done 0 1\n done 1 1";
-    check(
-        options(2, 3),
-        script,
-        &expect![[r#"
-            ready 0
-            ready 1
-                worker 0 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 1 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 0 <- group 2: Process 4..=6 after 3, start 60
-                worker 1 <- group 2: Process 4..=6 after 3, start 60
-            done 0 1
-            done 0 1
-            done 1 1
-                group 1 is done up to batch 3, 8 tasks
-                worker 0 <- group 3: Process 7..=9 after 6, start 90
-                worker 1 <- group 3: Process 7..=9 after 6, start 90
-        "#]],
-    );
-}
-
-#[test]
-fn a_late_report_of_a_voided_group_changes_nothing() {
-    let script = "ready 0\n ready 1\n stop\n done 1 2\n promise 0 1\n promise 1 2\n done 0 2";
-    check(
-        options(2, 3),
-        script,
-        &expect![[r#"
-            ready 0
-            ready 1
-                worker 0 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 1 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 0 <- group 2: Process 4..=6 after 3, start 60
-                worker 1 <- group 2: Process 4..=6 after 3, start 60
-            stop
-                worker 0 <- cut? not before batch 0
-                worker 1 <- cut? not before batch 0
-            done 1 2
-            promise 0 1
-            promise 1 2
-                worker 0 <- cut! after batch 2
-                worker 1 <- cut! after batch 2
-                worker 0 <- group 3: Flush 3..=3 after 2, start 0
-                worker 1 <- group 3: Flush 3..=3 after 2, start 0
-            done 0 2
-        "#]],
-    );
-}
-
-#[test]
-fn groups_that_end_out_of_order_are_reported_in_order() {
-    let script = "ready 0\n done 0 2\n done 0 1";
-    check(
-        options(1, 3),
-        script,
-        &expect![[r#"
-            ready 0
-                worker 0 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 0 <- group 2: Process 4..=6 after 3, start 60
-            done 0 2
-            done 0 1
-                group 1 is done up to batch 3, 4 tasks
-                group 2 is done up to batch 6, 4 tasks
-                worker 0 <- group 3: Process 7..=9 after 6, start 90
-                worker 0 <- group 4: Process 10..=12 after 9, start 120
-        "#]],
-    );
-}
-
-#[test]
-fn without_prescheduling_a_stage_is_released_once_when_all_upstream_workers_have_reported() {
-    let options = DriverOptions { prescheduling: Prescheduling::Off, ..options(2, 3) };
-    check(
-        options,
-        "ready 0
-         ready 1
-         stage-done 0 2 0
-         stage-done 0 1 0
-         stage-done 1 1 0
-         stage-done 1 2 0",
-        &expect![[r#"
-            ready 0
-            ready 1
-                worker 0 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 1 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 0 <- group 2: Process 4..=6 after 3, start 60
-                worker 1 <- group 2: Process 4..=6 after 3, start 60
-            stage-done 0 2 0
-            stage-done 0 1 0
-            stage-done 1 1 0
-                worker 0 <- release batch 1 stage 1
-                worker 1 <- release batch 1 stage 1
-            stage-done 1 2 0
-                worker 0 <- release batch 2 stage 1
-                worker 1 <- release batch 2 stage 1
-        "#]],
-    );
-}
-
-#[test]
-fn what_was_counted_for_releases_is_forgotten_with_its_group() {
-    let options = DriverOptions { prescheduling: Prescheduling::Off, ..options(1, 1) };
-    let mut driver = Driver::new(two_stages(), options);
-    driver.handle(Instant(0), event("ready 0"), &mut Vec::new());
-    for batch in 1..100 {
-        for said in [format!("stage-done 0 {batch} 0"), format!("done 0 {batch}")] {
-            driver.handle(Instant(0), event(&said), &mut Vec::new());
+        Decision::CutGroup { proposed, .. } => format!("cut? not before {proposed}"),
+        Decision::CommitCut { last_batch, .. } => format!("cut! after {last_batch}"),
+        Decision::Fence(lives) => {
+            let lives: Vec<String> = lives.iter().map(Life::to_string).collect();
+            format!("fence {}", lives.join(", "))
         }
-        assert!(driver.releases.is_empty());
-    }
-}
-
-#[test]
-fn with_prescheduling_nothing_is_released() {
-    let script = "ready 0\n stage-done 0 1 0";
-    check(
-        options(1, 3),
-        script,
-        &expect![[r#"
-            ready 0
-                worker 0 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                worker 0 <- group 2: Process 4..=6 after 3, start 60
-            stage-done 0 1 0
-        "#]],
-    );
-}
-
-/// Sources 0 and 1 both feed stage 2.
-#[test]
-fn a_stage_of_two_inputs_is_released_when_both_are_there() {
-    let source = (StageKind::Source(Pacing::Unpaced), 1);
-    let mut plan = Plan::clone(&chain(&[source, source, (StageKind::Stateful, 1)]));
-    plan.edges[0].to = StageId(2);
-    let options = DriverOptions { prescheduling: Prescheduling::Off, ..options(1, 3) };
-    let script = "ready 0\n stage-done 0 1 1\n stage-done 0 1 0";
-    let log = play(Driver::new(Arc::new(plan), options), script);
-    expect![[r#"
-        ready 0
-            worker 0 <- group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-            worker 0 <- group 2: Process 4..=6 after 3, start 60
-        stage-done 0 1 1
-        stage-done 0 1 0
-            worker 0 <- release batch 1 stage 2
-    "#]]
-    .assert_eq(&log);
-}
-
-#[test]
-fn after_a_long_gap_the_next_group_starts_anew() {
-    check(
-        options(1, 2),
-        "ready 0
-         at 1040
-         done 0 1
-         at 5007
-         done 0 2
-         at 5027
-         done 0 3",
-        &expect![[r#"
-            ready 0
-                worker 0 <- group 1: Process 1..=2 after 0, start 30, placed in epoch 1
-                worker 0 <- group 2: Process 3..=4 after 2, start 50
-            at 1040
-            done 0 1
-                group 1 is done up to batch 2, 4 tasks
-                worker 0 <- group 3: Process 5..=6 after 4, start 70
-            at 5007
-            done 0 2
-                group 2 is done up to batch 4, 4 tasks
-                worker 0 <- group 4: Process 7..=8 after 6, start 5010
-            at 5027
-            done 0 3
-                group 3 is done up to batch 6, 4 tasks
-                worker 0 <- group 5: Process 9..=10 after 8, start 5030
-        "#]],
-    );
-}
-
-#[test]
-fn the_oldest_open_batch_keeps_its_start_when_later_groups_get_another() {
-    let mut driver = Driver::new(two_stages(), options(1, 2));
-    let mut actions = Vec::new();
-    assert_eq!(driver.oldest_open_batch(), None);
-    driver.handle(Instant(0), event("ready 0"), &mut actions);
-    assert_eq!(driver.oldest_open_batch(), Some((BatchId(1), Instant(30))));
-    driver.handle(Instant(9000), event("done 0 1"), &mut actions);
-    assert_eq!(driver.oldest_open_batch(), Some((BatchId(3), Instant(50))));
-    driver.handle(Instant(9000), event("done 0 2"), &mut actions);
-    assert_eq!(driver.oldest_open_batch(), Some((BatchId(5), Instant(9000))));
-}
-
-/// What a driver sent and did for the same 700 batches, whatever the size of the groups.
-struct Cost {
-    schedule_messages: BTreeMap<(GroupId, WorkerId), usize>,
-    placements: usize,
-    actions: usize,
-}
-
-fn cost_of_700_batches(workers: u32, group_size: u64) -> Cost {
-    let mut driver = Driver::new(two_stages(), options(workers, group_size));
-    let mut cost = Cost { schedule_messages: BTreeMap::new(), placements: 0, actions: 0 };
-    let mut actions = Vec::new();
-    for worker in 0..workers {
-        driver.handle(Instant(0), event(&format!("ready {worker}")), &mut actions);
-    }
-    for group in 1..=700 / group_size {
-        for worker in 0..workers {
-            driver.handle(Instant(0), event(&format!("done {worker} {group}")), &mut actions);
+        Decision::Recover(recover) => printed_recover(recover),
+        Decision::Checkpoint { batch } => format!("checkpoint of {batch}"),
+        Decision::AbandonCheckpoint { batch } => format!("no checkpoint of {batch}"),
+        Decision::Durable(manifest) => format!("durable up to {}", manifest.batch),
+        Decision::Prepare(moves) => {
+            let moves: Vec<String> = moves
+                .iter()
+                .map(|m| format!("{}/{} {} -> {}", m.stage.0, m.partition.0, m.from, m.to))
+                .collect();
+            format!("prepare {}", moves.join(", "))
         }
-    }
-    cost.actions = actions.len();
-    for action in &actions {
-        let DriverAction::Send { to, message } = action else { continue };
-        let Order::ScheduleGroup(group) = &message.order else { panic!("{}", printed(action)) };
-        *cost.schedule_messages.entry((group.group, *to)).or_default() += 1;
-        cost.placements += usize::from(group.placement.is_some());
-        assert_eq!(group.placement.is_some(), group.group == GroupId(1));
-    }
-    cost
-}
-
-#[test]
-fn each_worker_gets_one_message_per_group_and_the_placement_only_in_the_first() {
-    for (group_size, workers) in [(1, 1), (1, 4), (7, 3), (100, 1), (100, 4)] {
-        let cost = cost_of_700_batches(workers, group_size);
-        let groups = 700 / group_size + 2; // Two more are in flight.
-        assert_eq!(cost.schedule_messages.len() as u64, groups * u64::from(workers));
-        assert!(cost.schedule_messages.values().all(|&messages| messages == 1));
-        assert_eq!(cost.placements, workers as usize);
+        Decision::AbandonMoves => "no moves".to_owned(),
     }
 }
 
-#[test]
-fn actions_per_batch_fall_with_the_size_of_the_group() {
-    for workers in [1, 4, 128] {
-        for group_size in [1, 7, 100] {
-            let groups = 700 / group_size as usize;
-            let messages = (groups + 2) * workers as usize;
-            assert_eq!(cost_of_700_batches(workers, group_size).actions, messages + groups);
-        }
-    }
+fn printed_recover(recover: &crate::message::Recover) -> String {
+    let moved = recover.moved.iter().map(|rollback| {
+        let from = match rollback.from {
+            Restore::Manifest => "manifest".to_owned(),
+            Restore::Copy => "copy".to_owned(),
+            Restore::Position { offset, .. } => format!("offset {offset}"),
+        };
+        let (stage, partition) = (rollback.stage.0, rollback.partition.0);
+        format!("{stage}/{partition} to {} after {} by {from}", rollback.to, rollback.after.0)
+    });
+    let errands = recover.errands.iter().map(|errand| {
+        let range = &errand.taken.range;
+        format!("{} reads {}/{}", errand.core, range.partition.0, errand.taken.batch.0)
+    });
+    let parts: Vec<String> = moved.chain(errands).collect();
+    format!("recover in {}: {}", recover.epoch, parts.join(", "))
 }

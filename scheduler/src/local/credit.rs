@@ -1,12 +1,12 @@
 //! Credit between cores, counted in batches: a source runs at most `ahead` batches before the
 //! slowest core that has tasks downstream. This is what bounds mailboxes, queues and blocks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::ids::{BatchId, CoreId};
+use crate::ids::{BatchId, CoreId, WorkerId};
 use crate::local::LocalAction;
-use crate::placement::Placement;
+use crate::placement::{Placement, PlacementHistory};
 use crate::plan::{Plan, StageKind};
 
 /// What a core knows of the others' progress, and what it told them of its own.
@@ -16,6 +16,8 @@ pub(super) struct Credit {
     ahead: u64,
     /// Cores with tasks downstream of a source, and the last batch that each finished.
     downstream: BTreeMap<CoreId, BatchId>,
+    /// What each core said itself; in [`Credit::downstream`] there are guesses too.
+    heard: BTreeMap<CoreId, BatchId>,
     /// Cores that run sources, without this one.
     sources: Arc<[CoreId]>,
     advertised: BatchId,
@@ -23,35 +25,53 @@ pub(super) struct Credit {
 
 impl Credit {
     pub(super) fn new(core: CoreId, ahead: u64) -> Credit {
-        let downstream = BTreeMap::new();
-        Credit { core, ahead, downstream, sources: Arc::new([]), advertised: BatchId(0) }
+        let (downstream, heard) = (BTreeMap::new(), BTreeMap::new());
+        Credit { core, ahead, downstream, heard, sources: Arc::new([]), advertised: BatchId(0) }
     }
 
-    pub(super) fn placement_changed(&mut self, plan: &Plan, placement: &Placement) {
+    /// The placement has changed: who waits for whom. Cores that only finish what they have of a
+    /// source partition that moves away need credit too.
+    pub(super) fn placement_changed(&mut self, plan: &Plan, placements: &PlacementHistory) {
+        let Some(newest) = placements.versions().next_back() else { return };
         let is_source = |stage| matches!(plan.stage(stage).kind, StageKind::Source(_));
-        let cores = |wanted: bool| {
+        let cores = |placement: &Placement, wanted: bool| -> BTreeSet<CoreId> {
             let stages = plan.stage_ids().filter(move |&stage| is_source(stage) == wanted);
-            stages.flat_map(|stage| placement.cores_of(stage)).filter(|&core| core != self.core)
+            let cores = stages.flat_map(|stage| placement.cores_of(stage));
+            cores.filter(|&core| core != self.core).collect()
         };
-        let mut sources: Vec<CoreId> = cores(true).collect();
-        sources.sort_unstable();
-        sources.dedup();
-        let before = BatchId(placement.from_batch.0.saturating_sub(1));
-        let known = |core| self.downstream.get(&core).copied().unwrap_or(before);
-        self.downstream = cores(false).map(|core| (core, known(core))).collect();
-        self.sources = sources.into();
+        let sources: BTreeSet<CoreId> =
+            placements.versions().flat_map(|placement| cores(placement, true)).collect();
+        let before = BatchId(newest.from_batch.0.saturating_sub(1));
+        // It may have said so before this core knew that it matters.
+        let heard = |core| self.heard_of(core).max(before);
+        let known = |core| self.downstream.get(&core).copied().unwrap_or(heard(core));
+        let downstream = cores(newest, false).into_iter();
+        self.downstream = downstream.map(|core| (core, known(core))).collect();
+        self.sources = sources.into_iter().collect();
     }
 
     pub(super) fn peer_completed(&mut self, core: CoreId, batch: BatchId) {
         if let Some(completed) = self.downstream.get_mut(&core) {
             *completed = batch.max(*completed);
         }
+        let heard = self.heard.entry(core).or_default();
+        *heard = batch.max(*heard);
     }
 
-    /// Whether a source may start `batch`, where `own` is the last batch finished here.
-    pub(super) fn allows(&self, batch: BatchId, own: BatchId) -> bool {
+    /// The last batch that a core is known to have finished.
+    pub(super) fn heard_of(&self, core: CoreId) -> BatchId {
+        self.heard.get(&core).copied().unwrap_or_default()
+    }
+
+    /// A life of this worker is over: what its cores said does not hold for the next.
+    pub(super) fn fenced(&mut self, worker: WorkerId) {
+        self.heard.retain(|core, _| core.worker != worker);
+    }
+
+    /// The last batch that a source may start, where `own` is the last one finished here.
+    pub(super) fn limit(&self, own: BatchId) -> BatchId {
         let slowest = self.downstream.values().copied().min().unwrap_or(own).min(own);
-        batch.0 <= slowest.0 + self.ahead
+        BatchId(slowest.0 + self.ahead)
     }
 
     /// The core that is furthest behind.
@@ -68,5 +88,16 @@ impl Credit {
         }
         self.advertised = completed;
         Some(LocalAction::Advertise { to: self.sources.clone(), completed })
+    }
+
+    /// Tells the sources on these cores, whatever they know already.
+    pub(super) fn advertise(
+        &mut self,
+        completed: BatchId,
+        is_asked: impl Fn(&CoreId) -> bool,
+    ) -> Option<LocalAction> {
+        self.advertised = completed;
+        let to: Arc<[CoreId]> = self.sources.iter().copied().filter(is_asked).collect();
+        (!to.is_empty()).then_some(LocalAction::Advertise { to, completed })
     }
 }

@@ -1,151 +1,69 @@
 //! The local scheduler: one per core. It holds the pre-scheduled tasks of the groups in hand, counts
 //! their dependencies, and says what runs next. No task waits for the driver (paper, section 3.2).
 //!
-//! A task waits for a number of things that are all the same to it: the blocks of its upstream
-//! partitions, the batch before it where its stage keeps state, and, without pre-scheduling, the
-//! driver's release. When the count reaches zero it is ready. Source tasks wait for their batch's
-//! start time and for credit instead: they run at most `ahead` batches before the slowest core
-//! that folds what they produce, which bounds every queue behind them.
+//! A core has one [`lane`] for each partition that it owns: the tasks of that partition, from its
+//! oldest unfinished batch on. A task waits for a number of things that are all the same to it: the
+//! blocks of its upstream partitions and, without pre-scheduling, the driver's release. When the
+//! count reaches zero it is ready; where the stage keeps state, only the oldest task of a lane is.
+//! Source tasks wait for their batch's start time and for credit instead: they run at most `ahead`
+//! batches before the slowest core that folds what they produce, which bounds every queue behind
+//! them. Lanes are independent of each other, so a lost partition that starts again here rolls
+//! nothing else back.
 //!
-//! Only the next few batches of a group are laid out ([`batch::BatchState`]), so the memory and the
-//! work per batch do not depend on the size of the group.
+//! Only the next few batches of a group are laid out, so the memory and the work per batch do not
+//! depend on the size of the group.
+//!
+//! * [`lanes`], [`groups`], [`credit`], [`releases`]: what may run; [`start`]: what does.
+//! * [`ranges`], [`retention`], [`errands`]: what is kept for others that are lost.
+//! * [`recovery`], [`changes`]: fences, rollbacks, cuts, moves; [`snapshots`]: checkpoints.
+//! * [`inputs`]: which of several equal blocks a task folds.
 
-mod batch;
+mod changes;
 mod credit;
+mod errands;
+mod events;
 mod groups;
-#[cfg(test)]
-mod tests;
+mod inputs;
+mod lane;
+mod lanes;
+mod ranges;
+mod recovery;
+mod releases;
+mod retention;
+mod snapshots;
+mod stage_lanes;
+mod start;
+mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::ids::{BatchId, CoreId, GroupId, Instant, PartitionId, StageId, Watermark};
-use crate::message::{BlockNotice, GroupStatistics, Order, Purpose, ScheduleGroup, TakenRange};
+use crate::bugs::{Bug, Bugs};
+use crate::history::History;
+use crate::ids::{
+    Attempt, BatchId, CoreId, CutId, EdgeId, Epoch, Instant, Life, PartitionId, StageId,
+};
+use crate::message::{BlockNotice, Combined, Coverage, Decision, Order, ScheduleGroup, TakenRange};
 use crate::placement::PlacementHistory;
 use crate::plan::{Pacing, Plan, StageKind};
 
-use batch::BatchState;
+pub use crate::plan::Prescheduling;
+pub use events::*;
+pub use inputs::select_inputs;
+pub use waiting::{Waiting, WaitingFor};
+
+use changes::{Arrived, Preparing, ShippedCopy};
 use credit::Credit;
+use errands::{Errands, Reason};
 use groups::Groups;
+use lane::{Lane, LaneState};
+use lanes::{Ended, Lanes, is_repetition};
+use ranges::Ranges;
+use releases::Releases;
+use retention::Retained;
 
-/// How a local scheduler behaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LocalOptions {
-    /// How many batches a source may run ahead of the slowest core downstream.
-    pub ahead: u64,
-    /// Whether downstream tasks wait for the driver's release.
-    pub prescheduling: Prescheduling,
-    /// For how long taken ranges may wait to be reported together, in nanoseconds.
-    pub report_ranges_after_ns: u64,
-}
-
-/// Who starts a downstream task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Prescheduling {
-    /// The local scheduler, when the last block is there.
-    On,
-    /// One more dependency: the driver's release, sent when the upstream tasks have reported.
-    Off,
-}
-
-/// What a local scheduler is told. Blocks are offered by [`LocalScheduler::offer`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LocalEvent<'a> {
-    /// An order of the driver, already checked for its term.
-    Order(Order),
-    /// A run that [`LocalScheduler::next`] gave out has ended.
-    RunDone {
-        /// The run.
-        run: &'a Run,
-        /// What its source tasks took.
-        ranges: &'a [TakenRange],
-        /// How long it took, in nanoseconds.
-        run_ns: u64,
-    },
-    /// Another core has finished all batches up to this one.
-    PeerCompleted {
-        /// The core.
-        core: CoreId,
-        /// Its last finished batch.
-        batch: BatchId,
-    },
-    /// The deadline has passed.
-    Tick,
-}
-
-/// What the core is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LocalAction {
-    /// Tell the worker.
-    Report(CoreReport),
-    /// Tell the cores that run sources which batch was finished last: their credit.
-    Advertise {
-        /// The cores, without this one.
-        to: Arc<[CoreId]>,
-        /// The last finished batch.
-        completed: BatchId,
-    },
-    /// No task will read blocks of batches up to this one any more.
-    Release {
-        /// The last finished batch.
-        completed: BatchId,
-    },
-}
-
-/// What a core reports to its worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CoreReport {
-    /// All its tasks of a group are done.
-    GroupDone {
-        /// The group.
-        group: GroupId,
-        /// Its last batch that ran.
-        last_batch: BatchId,
-        /// What it cost.
-        statistics: GroupStatistics,
-    },
-    /// Without pre-scheduling: all its tasks of a stage and batch are done.
-    StageDone {
-        /// The batch.
-        batch: BatchId,
-        /// The stage.
-        stage: StageId,
-    },
-    /// What its source tasks took.
-    Ranges(Vec<TakenRange>),
-    /// It will start no batch beyond.
-    Promise {
-        /// max(proposed, already started).
-        last_batch: BatchId,
-    },
-}
-
-/// Tasks of one stage and batch that run in one go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// The batch.
-    pub batch: BatchId,
-    /// The stage.
-    pub stage: StageId,
-    /// The partitions, ascending.
-    pub partitions: Arc<[PartitionId]>,
-    /// Minimum over all inputs; for a source stage what its partitions say counts instead.
-    pub watermark: Watermark,
-    /// Live sources take what was there before this point in the driver's time.
-    pub cut: Instant,
-    /// What the batch is for.
-    pub purpose: Purpose,
-}
-
-/// What becomes of a block that arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offer {
-    /// A task needs it, now or later.
-    Keep,
-    /// Its tasks have all that they need: it is a repetition.
-    Discard,
-}
+/// How often a core says how far it is.
+const PROGRESS_EVERY_NS: u64 = 50_000_000;
 
 /// The tasks of one core. See the module's text.
 #[derive(Debug)]
@@ -153,39 +71,44 @@ pub struct LocalScheduler {
     plan: Arc<Plan>,
     core: CoreId,
     options: LocalOptions,
-    placements: PlacementHistory,
+    history: History,
     groups: Groups,
-    /// Batches laid out, from the oldest unfinished one on.
-    window: VecDeque<BatchState>,
-    /// States of finished batches, to be used again.
-    spare: Vec<BatchState>,
-    /// The last batch whose tasks on this core are all done.
-    completed: BatchId,
-    /// (batch, stages counted from the last): oldest batch first, then the stage nearest the sink.
-    ready: BTreeSet<(BatchId, u16)>,
+    lanes: Lanes,
     /// Blocks that came before their batch was laid out.
     early: BTreeMap<BatchId, Vec<BlockNotice>>,
-    /// Releases that did.
-    early_releases: BTreeSet<(BatchId, StageId)>,
-    sources: Vec<SourceCursor>,
-    /// The last batch that a source task of this core has started.
+    /// Blocks whose sender knows a newer placement than this core.
+    parked: Vec<BlockNotice>,
+    releases: Releases,
+    sources: Vec<SourceStage>,
+    errands: Errands,
+    /// The newest batch of which a task was started here.
     started: BatchId,
-    /// An open promise: no task of a batch beyond it starts.
-    promise: Option<BatchId>,
+    /// Open promises: no task of a batch beyond any of them starts.
+    promises: BTreeMap<CutId, BatchId>,
     credit: Credit,
-    ranges: Vec<TakenRange>,
-    ranges_due: Option<Instant>,
+    ranges: Ranges,
+    /// Ranges that came before it was known who is fenced.
+    unproven: Vec<(Life, TakenRange)>,
+    retained: Retained,
+    /// Cores that started again from an earlier batch, and the last batch that they may have finished
+    /// before that.
+    rolled_back: BTreeMap<CoreId, BatchId>,
+    /// What source partitions that have moved away left here.
+    left_here: Vec<Coverage>,
+    copies: Vec<ShippedCopy>,
+    arrived: Vec<Arrived>,
+    preparing: Option<Preparing>,
+    /// The planted mistake: the placements of before a recovery.
+    outdated: Option<PlacementHistory>,
+    /// When progress is told again, and what was told last.
+    progress: (Instant, BatchId),
 }
 
-/// How far a source stage is on this core.
+/// What the lanes of a source stage have in common.
 #[derive(Debug)]
-struct SourceCursor {
+struct SourceStage {
     stage: StageId,
     pacing: Pacing,
-    /// The batch to start next.
-    next: BatchId,
-    /// A run of it is out.
-    running: bool,
     /// All input before this point has been taken.
     cut: Instant,
 }
@@ -194,397 +117,382 @@ impl LocalScheduler {
     /// A scheduler for `core`, with no group yet.
     pub fn new(plan: Arc<Plan>, core: CoreId, options: LocalOptions) -> LocalScheduler {
         assert!(options.ahead >= 1, "a source must be allowed to start");
-        let cursor = |(stage, pacing)| SourceCursor {
-            stage,
-            pacing,
-            next: BatchId(1),
-            running: false,
-            cut: Instant(0),
-        };
         let sources = plan.stage_ids().filter_map(|stage| match plan.stage(stage).kind {
-            StageKind::Source(pacing) => Some(cursor((stage, pacing))),
+            StageKind::Source(pacing) => Some(SourceStage { stage, pacing, cut: Instant(0) }),
             StageKind::Stateful | StageKind::Stateless => None,
         });
+        let (bugs, retention) = (options.bugs, options.retention);
         LocalScheduler {
             sources: sources.collect(),
+            history: History::default(),
+            groups: Groups::new(bugs),
+            lanes: Lanes::new(plan.clone(), bugs),
+            early: BTreeMap::new(),
+            parked: Vec::new(),
+            releases: Releases::new(&plan, options.prescheduling),
+            errands: Errands::default(),
+            started: BatchId(0),
+            promises: BTreeMap::new(),
             credit: Credit::new(core, options.ahead),
+            ranges: Ranges::new(bugs, retention, options.report_ranges_after_ns),
+            unproven: Vec::new(),
+            retained: Retained::new(retention, bugs),
+            rolled_back: BTreeMap::new(),
+            left_here: Vec::new(),
+            copies: Vec::new(),
+            arrived: Vec::new(),
+            preparing: None,
+            outdated: None,
+            progress: (Instant(0), BatchId(0)),
             plan,
             core,
             options,
-            placements: PlacementHistory::default(),
-            groups: Groups::default(),
-            window: VecDeque::new(),
-            spare: Vec::new(),
-            completed: BatchId(0),
-            ready: BTreeSet::new(),
-            early: BTreeMap::new(),
-            early_releases: BTreeSet::new(),
-            started: BatchId(0),
-            promise: None,
-            ranges: Vec::new(),
-            ranges_due: None,
         }
     }
 
     /// Takes an event; what follows from it is appended to `actions`.
     pub fn handle(&mut self, now: Instant, event: LocalEvent<'_>, actions: &mut Vec<LocalAction>) {
+        let durable = self.history.durable();
         match event {
-            LocalEvent::Order(Order::ScheduleGroup(group)) => self.schedule(&group, actions),
-            LocalEvent::Order(Order::Release { batch, stage }) => self.release(batch, stage),
-            LocalEvent::Order(Order::CutGroup { proposed }) => self.promise(proposed, actions),
-            LocalEvent::Order(Order::CommitCut { last_batch }) => self.cut(last_batch, actions),
-            LocalEvent::RunDone { run, ranges, run_ns } => {
-                self.run_done(now, run, ranges, run_ns, actions);
+            LocalEvent::Order(order) => self.order(order, actions),
+            LocalEvent::Taken(ranges) => self.ranges.announce(now, ranges, durable),
+            LocalEvent::RunDone { run, ranges, published, combined, run_ns } => {
+                if run.recorded.is_none() {
+                    self.ranges.took(now, ranges, durable);
+                }
+                self.published(published, actions);
+                self.run_done(run, combined, run_ns, actions);
             }
+            LocalEvent::Republished(published) => self.published(published, actions),
             LocalEvent::PeerCompleted { core, batch } => self.credit.peer_completed(core, batch),
+            LocalEvent::Learned { from, ranges } => self.learn(from, ranges),
+            LocalEvent::Restored { stage, partition, after } => {
+                self.state_is_here(stage, partition, LaneState::Restoring(after), actions);
+            }
+            LocalEvent::StateArrived { from, stage, partition, batch } => {
+                self.state_arrived(Arrived { from, stage, partition, batch }, actions);
+            }
+            LocalEvent::Preloaded { stage, partition } => {
+                self.preloaded(stage, partition, actions);
+            }
+            LocalEvent::SnapshotDurable { stage, partition, batch } => {
+                self.snapshot_is_durable(stage, partition, batch, actions);
+            }
+            LocalEvent::SnapshotFailed { batch, .. } => self.snapshot_failed(batch, actions),
+            LocalEvent::Reconnected { worker } => self.reconnected(worker, actions),
             LocalEvent::Tick => {}
         }
-        self.report_ranges(now, actions);
+        self.report_in_time(now, actions);
     }
 
     /// Decides about a block that arrived; its dependencies are counted if it is new.
     pub fn offer(&mut self, notice: &BlockNotice) -> Offer {
-        if notice.batch.0 + self.plan.edge(notice.edge).batch_delta <= self.completed.0 {
+        let fenced = self.history.fenced.contains(&notice.life());
+        if fenced && !self.options.bugs.has(Bug::IncarnationCheckOff) {
             return Offer::Discard;
         }
-        let batch = BatchId(notice.batch.0 + self.plan.edge(notice.edge).batch_delta);
-        let Some(index) = self.index_of(batch) else {
-            let early = self.early.entry(batch).or_default();
-            if early.iter().any(|known| known.covers(notice)) {
-                return Offer::Discard;
-            }
-            early.push(notice.clone());
-            return Offer::Keep;
-        };
-        let offer = self.window[index].arrived(&self.plan, notice);
-        self.note_ready(index);
-        offer
-    }
-
-    /// What to run now, if anything: the oldest batch first, in it the stage nearest the sink.
-    pub fn next(&mut self, now: Instant) -> Option<Run> {
-        let source = self.next_source(now);
-        // While a promise is open nothing beyond it runs, sources or not: the cut may void such a
-        // batch, and a block that is here for its number may be of the group that follows the cut.
-        let ready = self.ready.first().copied();
-        let ready = ready.filter(|&(batch, _)| self.promise.is_none_or(|last| batch <= last));
-        match (ready, source) {
-            (Some((batch, _)), Some(index)) if self.sources[index].next < batch => {
-                Some(self.start_source(now, index))
-            }
-            (Some((batch, rank)), _) => Some(self.start_ready(now, batch, rank)),
-            (None, Some(index)) => Some(self.start_source(now, index)),
-            (None, None) => None,
+        if notice.epoch > self.history.epoch {
+            // Whether it is for this core depends on a placement that is still to come.
+            return keep_once(&mut self.parked, notice, self.options.bugs);
         }
+        self.count(notice)
     }
 
     /// When [`LocalScheduler::next`] may have something new without an event; then call it, and
     /// `handle` with `Tick`.
     pub fn deadline(&self) -> Option<Instant> {
-        let sources = self.sources.iter().filter_map(|cursor| match cursor.pacing {
-            Pacing::Clock if self.may_start(cursor) => self.groups.start_of(cursor.next),
-            Pacing::Clock | Pacing::Unpaced => None,
+        let limit = self.limit().min(self.credit.limit(self.lanes.completed()));
+        let starts = self.sources.iter().filter_map(|source| match source.pacing {
+            Pacing::Clock => self.groups.start_of(self.first_of(source.stage, limit)?),
+            Pacing::Unpaced => None,
         });
-        sources.chain(self.ranges_due).min()
+        starts.chain(self.ranges.due()).chain(self.progress_due()).min()
     }
 
     /// The last batch whose tasks on this core are all done.
     pub fn completed(&self) -> BatchId {
-        self.completed
+        self.lanes.completed()
     }
 
-    /// The placement of a batch that is in hand.
+    /// Where the blocks of runs go.
     pub fn placements(&self) -> &PlacementHistory {
-        &self.placements
+        self.outdated.as_ref().unwrap_or(&self.history.placements)
     }
 
-    /// What the oldest unfinished task waits for: for the line that is printed when nothing moves.
-    pub fn waiting(&self) -> Option<Waiting> {
-        let state = self.window.front()?;
-        let (stage, partition, missing) = state.first_unfinished(&self.plan)?;
-        let reason = match (self.plan.stage(stage).kind, missing) {
-            _ if self.promise.is_some_and(|last| state.batch > last) => WaitingFor::Cut,
-            (StageKind::Source(_), _) => match self.credit.slowest() {
-                Some(core) if !self.credit.allows(state.batch, self.completed) => {
-                    WaitingFor::Core(core)
+    /// All that was decided, as far as this core was told.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// The newest version of the placement that this core knows: what it says in its blocks.
+    pub fn epoch(&self) -> Epoch {
+        self.history.epoch
+    }
+
+    /// Ranges that go with every frame to another core.
+    pub fn ranges_to_relay(&self) -> Vec<TakenRange> {
+        self.ranges.to_relay()
+    }
+
+    /// Which of the kept blocks a task folds: [`select_inputs`].
+    pub fn inputs(
+        &self,
+        edge: EdgeId,
+        downstream: PartitionId,
+        kept: &[&BlockNotice],
+    ) -> Vec<usize> {
+        inputs::select(&self.plan, edge, downstream, kept, self.options.bugs)
+    }
+
+    fn order(&mut self, order: Order, actions: &mut Vec<LocalAction>) {
+        match order {
+            Order::Decision { number, decision } => {
+                self.before(&decision);
+                self.history.apply(number, &decision);
+                self.prove_ranges();
+                match decision {
+                    Decision::Admit(_) => {}
+                    Decision::ScheduleGroup(group) => self.schedule(&group, actions),
+                    Decision::CutGroup { cut, proposed } => self.promise(cut, proposed, actions),
+                    Decision::CommitCut { cut, last_batch } => self.cut(cut, last_batch, actions),
+                    Decision::Fence(lives) => self.fence(number, &lives, actions),
+                    Decision::Recover(recover) => self.recover(&recover, actions),
+                    Decision::Checkpoint { batch } => self.checkpoint(batch, actions),
+                    Decision::AbandonCheckpoint { .. } => {}
+                    Decision::Durable(manifest) => self.durable(&manifest, actions),
+                    Decision::Prepare(moves) => self.prepare(number, &moves, actions),
+                    Decision::AbandonMoves => self.abandon_moves(actions),
                 }
-                _ => WaitingFor::Start(self.groups.start_of(state.batch).unwrap_or_default()),
-            },
-            (_, Some(upstream)) => WaitingFor::Block(upstream),
-            (_, None) => WaitingFor::Release,
-        };
-        Some(Waiting { batch: state.batch, stage, partition, reason })
+            }
+            Order::Release { batch, stage } => self.release(batch, stage),
+            Order::Recorded { through } => {
+                self.ranges.recorded(through);
+                actions.push(LocalAction::Recorded { through });
+            }
+            Order::Welcome(history) => self.welcome(&history, actions),
+            Order::TakeOver { cut } => self.take_over(cut, actions),
+            Order::Leave { .. } => {}
+            Order::Speculate(errands) => {
+                let attempt = Attempt(self.history.epoch.0 as u32);
+                let mine = errands.iter().filter(|errand| errand.core == self.core);
+                for errand in mine.filter(|errand| errand.taken.batch > self.history.durable()) {
+                    self.errands.add(*errand, attempt, Reason::Speculation);
+                }
+            }
+        }
+    }
+
+    /// The planted mistake: keeps the placements of before a recovery.
+    fn before(&mut self, decision: &Decision) {
+        if !self.options.bugs.has(Bug::RedirectForgotten) {
+            return;
+        }
+        if let (Decision::Recover(_), None) = (decision, &self.outdated) {
+            self.outdated = Some(self.history.placements.clone());
+        }
+        if let (Decision::ScheduleGroup(group), Some(outdated)) = (decision, &mut self.outdated) {
+            group.placement.iter().for_each(|placement| outdated.add(placement.clone()));
+        }
     }
 
     fn schedule(&mut self, group: &Arc<ScheduleGroup>, actions: &mut Vec<LocalAction>) {
+        self.groups.add(group.clone(), group.last_batch());
         if let Some(placement) = &group.placement {
-            self.placements.add(placement.clone());
-            self.credit.placement_changed(&self.plan, placement);
+            self.place(placement, actions);
         }
-        self.groups.add(group.clone());
-        self.lay_out();
         self.finish_batches(actions);
+    }
+
+    /// Counts a block, or keeps it until its batch is laid out.
+    fn count(&mut self, notice: &BlockNotice) -> Offer {
+        let batch = retention::reader_of(&self.plan, notice);
+        if batch <= self.lanes.horizon() {
+            return self.lanes.arrived(notice, batch);
+        }
+        keep_once(self.early.entry(batch).or_default(), notice, self.options.bugs)
     }
 
     fn release(&mut self, batch: BatchId, stage: StageId) {
-        match self.index_of(batch) {
-            Some(index) => {
-                self.window[index].released(stage);
-                self.note_ready(index);
-            }
-            None if batch > self.completed => {
-                self.early_releases.insert((batch, stage));
-            }
-            None => {}
+        if batch > self.lanes.completed() {
+            self.releases.add(batch, stage);
+            self.lanes.released(stage, batch);
         }
-    }
-
-    fn promise(&mut self, proposed: BatchId, actions: &mut Vec<LocalAction>) {
-        let last_batch = proposed.max(self.started);
-        self.promise = Some(last_batch);
-        actions.push(LocalAction::Report(CoreReport::Promise { last_batch }));
-    }
-
-    /// Voids every scheduled batch after `last_batch`. Nobody has started one (that was promised),
-    /// so blocks of such numbers that are already here belong to the group that follows the cut.
-    fn cut(&mut self, last_batch: BatchId, actions: &mut Vec<LocalAction>) {
-        assert!(self.started <= last_batch, "a batch beyond the promise was started");
-        while self.window.back().is_some_and(|state| state.batch > last_batch) {
-            let mut state = self.window.pop_back().expect("it was there");
-            self.early.insert(state.batch, state.take_notices());
-            self.ready.retain(|&(batch, _)| batch != state.batch);
-            self.spare.push(state);
-        }
-        for cursor in &mut self.sources {
-            cursor.next = cursor.next.min(last_batch.next());
-        }
-        self.groups.cut(last_batch);
-        self.completed = self.completed.min(last_batch);
-        self.promise = None;
-        self.finish_batches(actions);
-        self.report_groups(actions);
     }
 
     fn run_done(
         &mut self,
-        now: Instant,
         run: &Run,
-        ranges: &[TakenRange],
+        combined: &[(EdgeId, Combined)],
         run_ns: u64,
         actions: &mut Vec<LocalAction>,
     ) {
-        if let Some(cursor) = self.sources.iter_mut().find(|cursor| cursor.stage == run.stage) {
-            cursor.running = false;
+        if let Some(statistics) = self.groups.statistics_of(run.batch) {
+            statistics.tasks += run.partitions.len() as u64;
+            statistics.run_ns += run_ns;
+            groups::add_combined(statistics, combined);
         }
-        if !ranges.is_empty() {
-            self.ranges.extend_from_slice(ranges);
-            let due = now.after(self.options.report_ranges_after_ns);
-            let ended = ranges.iter().any(|taken| taken.ended);
-            let due = if ended { now } else { self.ranges_due.unwrap_or(due) };
-            self.ranges_due = Some(due);
+        if run.recorded.is_some() {
+            self.errands.done(run.batch, run.stage, run.partitions[0]);
+            self.report_groups(actions);
+            return;
         }
-        let statistics = self.groups.statistics_of(run.batch);
-        statistics.tasks += run.partitions.len() as u64;
-        statistics.run_ns += run_ns;
-
-        let index = self.index_of(run.batch).expect("a run belongs to a batch in hand");
-        let stage_finished = self.window[index].done(run.stage, &run.partitions);
-        if stage_finished && self.reports_stages(run.stage) {
+        let mut ended = Ended::Stale;
+        for &partition in run.partitions.iter() {
+            // The partition may have been dropped, or have started again, in the meantime.
+            let task = self.lanes.done(run.stage, run.batch, partition, run.attempt);
+            if let Ended::Advanced(before, _) = task {
+                self.advanced(run.stage, partition, before, actions);
+            }
+            ended = if task == Ended::Stale { ended } else { task };
+        }
+        if ended != Ended::Stale && self.reports_stage(run.stage, run.batch) {
             let report = CoreReport::StageDone { batch: run.batch, stage: run.stage };
             actions.push(LocalAction::Report(report));
-        }
-        if self.plan.stage(run.stage).kind.follows_its_predecessor()
-            && let Some(next) = self.window.get_mut(index + 1)
-        {
-            next.predecessor_done(run.stage, &run.partitions);
-            self.note_ready(index + 1);
         }
         self.finish_batches(actions);
     }
 
-    fn reports_stages(&self, stage: StageId) -> bool {
-        self.options.prescheduling == Prescheduling::Off
+    fn reports_stage(&self, stage: StageId, batch: BatchId) -> bool {
+        self.releases.is_reported(batch)
             && self.plan.edges_out_of(stage).next().is_some()
+            && self.lanes.is_stage_done(stage, batch)
     }
 
-    fn report_ranges(&mut self, now: Instant, actions: &mut Vec<LocalAction>) {
-        if self.ranges_due.is_some_and(|due| due <= now) {
-            self.flush_ranges(actions);
+    /// A lane has finished its oldest batches: it may be due for a snapshot, or at its end.
+    fn advanced(
+        &mut self,
+        stage: StageId,
+        partition: PartitionId,
+        before: BatchId,
+        actions: &mut Vec<LocalAction>,
+    ) {
+        if let Some(batch) = self.history.checkpoint {
+            self.snapshot_if_due(stage, partition, before, batch, actions);
+        }
+        if self.lanes.get(stage, partition).is_some_and(Lane::has_ended) {
+            self.end_lane(stage, partition, actions);
         }
     }
 
+    fn report_in_time(&mut self, now: Instant, actions: &mut Vec<LocalAction>) {
+        if self.ranges.due().is_some_and(|due| due <= now) {
+            self.flush_ranges(actions);
+        }
+        if self.progress_due().is_some_and(|due| due <= now) {
+            self.progress = (now.after(PROGRESS_EVERY_NS), self.lanes.completed());
+            actions.push(LocalAction::Report(CoreReport::Completed(self.progress.1)));
+        }
+    }
+
+    fn progress_due(&self) -> Option<Instant> {
+        let (due, told) = self.progress;
+        (self.retained.is_kept() && told != self.lanes.completed()).then_some(due)
+    }
+
     fn flush_ranges(&mut self, actions: &mut Vec<LocalAction>) {
-        self.ranges_due = None;
-        if !self.ranges.is_empty() {
-            let ranges = std::mem::take(&mut self.ranges);
+        if let Some(ranges) = self.ranges.flush() {
             actions.push(LocalAction::Report(CoreReport::Ranges(ranges)));
         }
     }
 
     /// Retires finished batches in order, lays out those that follow, reports finished groups.
     fn finish_batches(&mut self, actions: &mut Vec<LocalAction>) {
-        let before = self.completed;
-        while self.window.front().is_some_and(BatchState::is_finished) {
-            let state = self.window.pop_front().expect("it was there");
-            self.completed = state.batch;
-            self.spare.push(state);
+        let before = self.lanes.completed();
+        if self.lanes.is_empty() {
+            let scheduled = self.scheduled();
+            self.lanes.finish_all(scheduled);
+            self.early = self.early.split_off(&scheduled.next());
+        }
+        self.lay_out();
+        while self.lanes.finish_batch() {
             self.lay_out();
         }
-        if self.completed == before {
-            return;
+        let completed = self.lanes.completed();
+        if completed != before {
+            self.releases.forget_through(completed);
+            // A parked block may be for a partition that starts again here, further back.
+            let parked = self.parked.iter().map(|notice| retention::reader_of(&self.plan, notice));
+            let oldest = parked.min().unwrap_or(completed.next());
+            let released = completed.min(BatchId(oldest.0 - 1));
+            actions.push(LocalAction::Release { completed: released });
+            actions.extend(self.advertise_news());
         }
-        self.placements.forget_before(self.completed.next());
-        actions.push(LocalAction::Release { completed: self.completed });
-        actions.extend(self.credit.completed(self.completed));
         self.report_groups(actions);
     }
 
+    fn advertise_news(&mut self) -> Option<LocalAction> {
+        // What a core without tasks has finished may yet be cut back, and nobody waits for it.
+        let completed = self.lanes.completed();
+        if self.lanes.is_empty() { None } else { self.credit.completed(completed) }
+    }
+
+    /// Tells the sources on these cores how far this one is, whatever they know already.
+    fn advertise(&mut self, is_asked: impl Fn(&CoreId) -> bool) -> Option<LocalAction> {
+        let completed = self.lanes.completed();
+        if self.lanes.is_empty() { None } else { self.credit.advertise(completed, is_asked) }
+    }
+
     fn report_groups(&mut self, actions: &mut Vec<LocalAction>) {
-        while let Some((group, last_batch, statistics)) = self.groups.finished(self.completed) {
+        let completed = self.lanes.completed();
+        let errand = self.errands.unfinished();
+        let done = errand.map_or(completed, |batch| completed.min(BatchId(batch.0 - 1)));
+        while let Some((group, last_batch, statistics)) = self.groups.finished(done) {
             // The driver must know what a group took before it hears that the group is done.
             self.flush_ranges(actions);
-            let report = CoreReport::GroupDone { group, last_batch, statistics };
+            let epoch = self.history.epoch;
+            let report = CoreReport::GroupDone { group, epoch, last_batch, statistics };
             actions.push(LocalAction::Report(report));
+            if !self.retained.is_kept() {
+                self.groups.forget_through(last_batch);
+                self.history.forget_through(last_batch);
+            }
         }
+    }
+
+    /// The last batch scheduled.
+    fn scheduled(&self) -> BatchId {
+        let last = self.history.last_batch;
+        if self.groups.has_gap() { last.max(self.groups.last_batch()) } else { last }
     }
 
     /// Lays out scheduled batches, at most `ahead` beyond the last finished one.
     fn lay_out(&mut self) {
-        loop {
-            let batch = BatchId(self.completed.0 + self.window.len() as u64 + 1);
-            if batch.0 > self.completed.0 + self.options.ahead || !self.groups.contains(batch) {
-                return;
+        let limit = BatchId(self.lanes.completed().0 + self.options.ahead).min(self.scheduled());
+        while self.lanes.horizon() < limit {
+            let batch = self.lanes.horizon().next();
+            let releases = &self.releases;
+            self.lanes.lay_out(|stage, batch| releases.awaits(stage, batch));
+            if self.groups.is_in_gap(batch) {
+                self.lanes.skip_batch(batch);
             }
-            let placement = self.placements.at(batch).expect("a group comes with its placement");
-            let mut state = self.spare.pop().unwrap_or_default();
-            let release = self.options.prescheduling;
-            state.lay_out(&self.plan, placement, self.core, batch, release, self.window.back());
             for notice in self.early.remove(&batch).unwrap_or_default() {
-                state.arrived(&self.plan, &notice);
-            }
-            for stage in self.plan.stage_ids() {
-                if self.early_releases.remove(&(batch, stage)) {
-                    state.released(stage);
-                }
-            }
-            self.window.push_back(state);
-            self.note_ready(self.window.len() - 1);
-        }
-    }
-
-    fn note_ready(&mut self, index: usize) {
-        let state = &self.window[index];
-        for stage in state.ready_stages() {
-            self.ready.insert((state.batch, u16::MAX - stage.0));
-        }
-    }
-
-    fn index_of(&self, batch: BatchId) -> Option<usize> {
-        let index = batch.0.checked_sub(self.completed.0 + 1)? as usize;
-        (index < self.window.len()).then_some(index)
-    }
-
-    fn may_start(&self, cursor: &SourceCursor) -> bool {
-        !cursor.running
-            && self.promise.is_none_or(|last| cursor.next <= last)
-            && self.credit.allows(cursor.next, self.completed)
-            && self.index_of(cursor.next).is_some()
-    }
-
-    fn next_source(&mut self, now: Instant) -> Option<usize> {
-        self.skip_batches_without_source_tasks();
-        let due = |cursor: &SourceCursor| match cursor.pacing {
-            Pacing::Unpaced => true,
-            Pacing::Clock => self.groups.start_of(cursor.next).is_some_and(|start| start <= now),
-        };
-        let ready = self.sources.iter().enumerate();
-        let ready = ready.filter(|(_, cursor)| self.may_start(cursor) && due(cursor));
-        ready.min_by_key(|(_, cursor)| cursor.next).map(|(index, _)| index)
-    }
-
-    fn skip_batches_without_source_tasks(&mut self) {
-        for index in 0..self.sources.len() {
-            loop {
-                let cursor = &self.sources[index];
-                let finished = cursor.next <= self.completed;
-                let has_none = self
-                    .index_of(cursor.next)
-                    .is_some_and(|state| !self.window[state].has_tasks(cursor.stage));
-                if !finished && !has_none {
-                    break;
-                }
-                self.sources[index].next = self.sources[index].next.next();
+                self.lanes.arrived(&notice, batch);
             }
         }
     }
 
-    fn start_source(&mut self, now: Instant, index: usize) -> Run {
-        let cursor = &self.sources[index];
-        let (batch, stage) = (cursor.next, cursor.stage);
-        let (start, cut, purpose) = self.groups.cut_of(batch, now, cursor.pacing);
-        let overtaken = cursor.pacing == Pacing::Clock && cursor.cut >= start;
-        let cursor = &mut self.sources[index];
-        cursor.cut = cursor.cut.max(cut);
-        cursor.next = batch.next();
-        cursor.running = true;
-        let cut = cursor.cut;
-        if cursor.pacing == Pacing::Clock && purpose == Purpose::Process {
-            let statistics = self.groups.statistics_of(batch);
-            statistics.overtaken += u64::from(overtaken);
-            statistics.worst_delay_ns = statistics.worst_delay_ns.max(now.since(start));
-        }
-        self.started = self.started.max(batch);
-        let state = self.index_of(batch).expect("it may start, so it is laid out");
-        let partitions = self.window[state].take_all(stage);
-        Run { batch, stage, partitions, watermark: Watermark::NONE, cut, purpose }
-    }
-
-    fn start_ready(&mut self, now: Instant, batch: BatchId, rank: u16) -> Run {
-        self.ready.remove(&(batch, rank));
-        let stage = StageId(u16::MAX - rank);
-        let index = self.index_of(batch).expect("ready tasks belong to batches in hand");
-        let (partitions, watermark) = self.window[index].take_ready(stage);
-        let purpose = self.groups.purpose_of(batch);
-        Run { batch, stage, partitions, watermark, cut: now, purpose }
+    /// No task beyond this batch may start.
+    fn limit(&self) -> BatchId {
+        self.promises.values().copied().min().unwrap_or(BatchId(u64::MAX))
     }
 }
 
-/// A task that cannot go on, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Waiting {
-    /// The oldest unfinished batch.
-    pub batch: BatchId,
-    /// The stage of the task.
-    pub stage: StageId,
-    /// Its partition.
-    pub partition: PartitionId,
-    /// What it waits for.
-    pub reason: WaitingFor,
-}
-
-/// What a task may wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WaitingFor {
-    /// The batch's start time.
-    Start(Instant),
-    /// The block of an upstream partition.
-    Block(PartitionId),
-    /// The driver's release.
-    Release,
-    /// A core downstream that is too many batches behind.
-    Core(CoreId),
-    /// The end of a cut that it promised to respect.
-    Cut,
-}
-
-impl fmt::Display for WaitingFor {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WaitingFor::Start(_) => write!(formatter, "its start time"),
-            WaitingFor::Block(upstream) => write!(formatter, "the block of upstream {upstream}"),
-            WaitingFor::Release => write!(formatter, "the batch before it or the driver's release"),
-            WaitingFor::Core(core) => write!(formatter, "{core}, which is too far behind"),
-            WaitingFor::Cut => write!(formatter, "the driver to commit a cut"),
-        }
+/// Keeps a block for later, unless one that covers it is kept already. It must be of the same life:
+/// what the other one sent goes when that life is fenced. And it must not be older: when its epoch comes,
+/// this core may not be the reader yet.
+fn keep_once(kept: &mut Vec<BlockNotice>, notice: &BlockNotice, bugs: Bugs) -> Offer {
+    let is_known = |known: &BlockNotice| {
+        known.life() == notice.life()
+            && known.epoch >= notice.epoch
+            && known.covers(notice)
+            && is_repetition(bugs, known.attempt, notice.attempt)
+    };
+    if kept.iter().any(is_known) {
+        return Offer::Discard;
     }
+    kept.push(notice.clone());
+    Offer::Keep
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use drizzle_scheduler::ids::{
     Attempt, BatchId, CoreId, EdgeId, Epoch, Incarnation, PartitionId, StageId, Watermark, WorkerId,
 };
-use drizzle_scheduler::message::{BlockNotice, SourceRange};
+use drizzle_scheduler::message::{BlockNotice, Content, SourceRange};
 use thiserror::Error;
 
 use self::bytes::{Reader, put_varint};
@@ -49,22 +49,11 @@ const MAGIC: [u8; 4] = *b"DzBk";
 const FIXED_BYTES: usize = 72;
 const CHECKSUM_BYTES: usize = 4;
 
-/// What the records of a block are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Content {
-    /// Records as the upstream operators emitted them.
-    Raw,
-    /// Partial aggregates.
-    Partial,
-}
-
 /// What a block says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockHeader {
     /// What the scheduler wants to know.
     pub notice: BlockNotice,
-    /// What the records are.
-    pub content: Content,
     /// For each of `notice.upstream`, how many of the records are its own. Records lie in this
     /// order. A block that was combined across upstream partitions has all under the first.
     pub record_counts: Vec<u32>,
@@ -156,7 +145,7 @@ impl BlockHeader {
         let notice = &self.notice;
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&BLOCK_VERSION.to_le_bytes());
-        out.extend_from_slice(&[content_code(self.content), 0]);
+        out.extend_from_slice(&[content_code(notice.content), 0]);
         out.extend_from_slice(&ARCHIVE_FORMAT.to_le_bytes());
         // The length is known at the end.
         out.extend_from_slice(&[0; 4]);
@@ -252,11 +241,12 @@ fn decode_content(reader: &mut Reader<'_>) -> Result<BlockHeader, HeaderError> {
         sender,
         batch,
         edge,
+        content,
         upstream,
         downstream,
         watermark,
     };
-    Ok(BlockHeader { notice, content, record_counts, ranges, record_size, body_len, checksum })
+    Ok(BlockHeader { notice, record_counts, ranges, record_size, body_len, checksum })
 }
 
 fn check_lengths(counts: &[u32], record_size: u32, body: u32) -> Result<(), HeaderError> {

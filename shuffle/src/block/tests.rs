@@ -3,9 +3,10 @@
 use drizzle_scheduler::ids::{
     Attempt, BatchId, CoreId, EdgeId, Epoch, Incarnation, Watermark, WorkerId,
 };
+use drizzle_scheduler::message::Content;
 use proptest::prelude::*;
 
-use super::header::{Content, HeaderError};
+use super::header::HeaderError;
 use super::writer::{BlockParts, BlockWriter};
 use super::*;
 use crate::archive::checker;
@@ -26,11 +27,12 @@ fn parts(batch: u64, upstream_count: u32) -> BlockParts {
         sender: CoreId { worker: WorkerId(0), core: 0 },
         batch: BatchId(batch),
         edge: EdgeId(0),
+        content: Content::Raw,
         upstream: (0..upstream_count).map(PartitionId).collect(),
         downstream: [PartitionId(0)].into(),
         watermark: Watermark(0),
     };
-    BlockParts { notice, content: Content::Raw, ranges: Arc::default() }
+    BlockParts { notice, ranges: Arc::default() }
 }
 
 fn entry(n: u64) -> Entry {

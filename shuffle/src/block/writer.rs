@@ -6,17 +6,15 @@ use drizzle_scheduler::message::{BlockNotice, SourceRange};
 
 use crate::archive::{ArchiveWriter, CLOSING_BYTES, record_size};
 use crate::block::Block;
-use crate::block::header::{BlockHeader, Content, MAX_PARTITIONS, MAX_RANGES};
+use crate::block::header::{BlockHeader, MAX_PARTITIONS, MAX_RANGES};
 use crate::record::Record;
 use crate::store::{BlockStore, StoreFull};
 
 /// What a block's header says beside what its writer knows.
 #[derive(Clone, Debug)]
 pub struct BlockParts {
-    /// Who wrote it, and what it covers.
+    /// Who wrote it, what it holds and what it covers.
     pub notice: BlockNotice,
-    /// What its records are.
-    pub content: Content,
     /// Source ranges that its content depends on and that the driver may not know yet.
     pub ranges: Arc<[SourceRange]>,
 }
@@ -91,7 +89,7 @@ impl<R: Record> BlockWriter<R> {
     /// If records were appended before the first section, or for sections that
     /// `parts.notice.upstream` does not list, or if lists are longer than a header allows.
     pub fn finish(&mut self, parts: BlockParts) -> Block {
-        let BlockParts { notice, content, ranges } = parts;
+        let BlockParts { notice, ranges } = parts;
         let upstream_count = notice.upstream.len();
         assert!(upstream_count <= MAX_PARTITIONS, "too many upstream partitions for a block");
         assert!(notice.downstream.len() <= MAX_PARTITIONS, "too many downstream partitions");
@@ -103,7 +101,6 @@ impl<R: Record> BlockWriter<R> {
         };
         let header = BlockHeader {
             notice,
-            content,
             record_counts,
             ranges,
             record_size: record_size::<R>() as u32,

@@ -6,12 +6,13 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use drizzle_scheduler::local::Run;
+use drizzle_scheduler::local::{self, Run};
 use drizzle_scheduler::message::{Purpose, TakenRange};
 use drizzle_scheduler::placement::Placement;
 use drizzle_scheduler::plan::{Pacing, Plan, StageKind};
 use drizzle_scheduler::{
-    BatchId, CoreId, Epoch, Incarnation, Instant, PartitionId, StageId, Watermark, WorkerId,
+    Attempt, BatchId, CoreId, Epoch, Incarnation, Instant, PartitionId, StageId, Watermark,
+    WorkerId,
 };
 use drizzle_shuffle::{Block, BlockStore, StoreOptions};
 
@@ -409,6 +410,10 @@ impl Bench {
             watermark: watermarks.min().unwrap_or(Watermark::NONE),
             cut: Instant(self.batch.0),
             purpose: batch.purpose,
+            attempt: Attempt(0),
+            contents: Arc::default(),
+            recorded: None,
+            intake: local::Intake::Normal,
         };
         assert_eq!(is_source, inputs.is_empty(), "sources and only they read no block");
         let context = StageContext {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drizzle_scheduler::EdgeId;
+use drizzle_scheduler::message::Content;
 use drizzle_scheduler::plan::{Pacing, StageKind};
-use drizzle_shuffle::Content;
 
 use super::harness::*;
 use super::operators::Odd;

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use drizzle_scheduler::message::Content;
 use drizzle_scheduler::placement::Placement;
 use drizzle_scheduler::{BatchId, CoreId, EdgeId, Epoch, Incarnation, PartitionId};
 use drizzle_shuffle::{
-    Block, Content, PartialEntry, PartitionKey, RawEntry, Record, StoreOptions, partition_of,
+    Block, PartialEntry, PartitionKey, RawEntry, Record, StoreOptions, partition_of,
 };
 
 use super::harness::*;
@@ -37,7 +38,7 @@ fn raw(block: &Block) -> Vec<(u32, u64, u64)> {
 #[test]
 fn raw_blocks_have_each_record_under_its_upstream_partition_and_no_late_ones() {
     let block = block_of(Sum, Never);
-    assert_eq!(block.header().content, Content::Raw);
+    assert_eq!(block.notice().content, Content::Raw);
     assert_eq!(block.header().record_counts, [3, 0, 2]);
     assert_eq!(raw(&block), [(1, 0, 10), (2, 0, 20), (1, 0, 30), (1, 0, 40), (3, 100, 50)]);
 }
@@ -45,7 +46,7 @@ fn raw_blocks_have_each_record_under_its_upstream_partition_and_no_late_ones() {
 #[test]
 fn exact_aggregates_are_combined_over_all_partitions_under_the_first() {
     let block = block_of(Sum, BeforeShuffle);
-    assert_eq!(block.header().content, Content::Partial);
+    assert_eq!(block.notice().content, Content::Partial);
     assert_eq!(block.header().record_counts, [3, 0, 0]);
     let entries = block.records::<PartialEntry<u32, u64>>().iter().map(PartialEntry::unarchive);
     let entries: Vec<_> = entries
@@ -57,7 +58,7 @@ fn exact_aggregates_are_combined_over_all_partitions_under_the_first() {
 #[test]
 fn other_aggregates_are_combined_within_each_partition() {
     let block = block_of(Sequence, BeforeShuffle);
-    assert_eq!(block.header().content, Content::Partial);
+    assert_eq!(block.notice().content, Content::Partial);
     assert_eq!(block.header().record_counts, [2, 0, 2]);
 }
 

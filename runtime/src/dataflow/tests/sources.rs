@@ -107,6 +107,20 @@ fn a_batch_has_the_least_watermark_of_its_partitions() {
 }
 
 #[test]
+fn a_taken_range_carries_the_watermark_of_its_own_partition() {
+    let items = Items::new(&[at(&[30, 31]), at(&[12])]).cut(&[1]);
+    let (mut bench, _) = windowed(items, Count, options(1, Never));
+    let mut watermarks = || {
+        bench.batch();
+        let mut taken = bench.taken.clone();
+        taken.sort_unstable_by_key(|taken| taken.range.partition);
+        taken.into_iter().map(|taken| taken.watermark).collect::<Vec<_>>()
+    };
+    assert_eq!(watermarks(), [Watermark(30), Watermark::END], "the second has ended");
+    assert_eq!(watermarks(), [Watermark::END, Watermark::END]);
+}
+
+#[test]
 fn an_ended_partition_holds_no_watermark_back() {
     let items = Items::new(&[at(&[5]), at(&[12, 40, 41])]).cut(&[1]);
     let (mut bench, rows) = windowed(items, Count, options(1, Never));

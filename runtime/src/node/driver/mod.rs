@@ -11,10 +11,12 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drizzle_scheduler::driver::{Driver, DriverAction, DriverEvent, DriverOptions};
-use drizzle_scheduler::local::Prescheduling;
-use drizzle_scheduler::message::Order;
-use drizzle_scheduler::plan::{Pacing, StageKind};
+use drizzle_scheduler::bugs::Bugs;
+use drizzle_scheduler::driver::{
+    Adaptation, Balance, Driver, DriverAction, DriverEvent, DriverOptions, Durability, GroupSize,
+};
+use drizzle_scheduler::message::{Decision, Order};
+use drizzle_scheduler::plan::{Pacing, Prescheduling, StageKind};
 use drizzle_scheduler::{BatchId, Incarnation, Instant, Term, WorkerId};
 
 use crate::clock::{monotonic_now, thread_cpu_ns};
@@ -22,7 +24,7 @@ use crate::dataflow::Job;
 use crate::io::{Completion, Io, Op, Outcome, Token};
 use crate::node::connect::{Exposure, check_exposure, listen};
 use crate::node::member::{Joining, Member, WorkerLink};
-use crate::node::{JobReport, NodeError, StopFlag};
+use crate::node::{ANSWER_NS, JobReport, NodeError, StopFlag};
 use crate::transport::{Connection, Endpoint};
 use crate::wire::{FinalReport, ToDriver, ToWorker};
 
@@ -36,6 +38,8 @@ pub struct DriverConfig {
     pub interval: Duration,
     /// Whether downstream tasks wait for a release.
     pub prescheduling: Prescheduling,
+    /// How many batches a source may run ahead.
+    pub ahead: u64,
     /// The job and its flags, for workers to build it from.
     pub arguments: Vec<String>,
 }
@@ -162,12 +166,18 @@ impl<'a> DriverNode<'a> {
         let options = DriverOptions {
             term: TERM,
             workers: config.workers,
-            group_size: config.group_size,
+            group_size: GroupSize::Fixed(config.group_size),
             groups_in_flight: 2,
             interval_ns: config.interval.as_nanos() as u64,
             lead_ns: 5_000_000,
             rebase_after_ns: 10_000_000_000,
             prescheduling: config.prescheduling,
+            durability: Durability::None,
+            answer_timeout_ns: ANSWER_NS,
+            ahead: config.ahead,
+            balance: Balance::Off,
+            adaptation: Adaptation::Off,
+            bugs: Bugs::NONE,
         };
         let now_ns = monotonic_now();
         let mut node = DriverNode {
@@ -231,7 +241,8 @@ impl<'a> DriverNode<'a> {
                 Phase::Gathering | Phase::Running | Phase::Finishing => {}
             }
             self.members.values_mut().for_each(|member| member.link.drive(&mut *self.io));
-            let timeout = self.watch.next_ns.saturating_sub(monotonic_now());
+            let deadline_ns = self.driver.deadline().map_or(u64::MAX, |deadline| deadline.0);
+            let timeout = self.watch.next_ns.min(deadline_ns).saturating_sub(monotonic_now());
             self.io.park(Some(Duration::from_nanos(timeout)));
         }
     }
@@ -342,9 +353,7 @@ impl<'a> DriverNode<'a> {
                 Ok(())
             }
             (_, ToDriver::PeerLost { worker, reason }) => {
-                if matches!(self.phase, Phase::Gathering | Phase::Running) {
-                    self.tell(DriverEvent::WorkerLost { worker, reason });
-                }
+                self.peer_lost(worker, reason);
                 Ok(())
             }
             (_, ToDriver::Failed { reason }) => {
@@ -355,6 +364,17 @@ impl<'a> DriverNode<'a> {
                 let line = format!("{} broke the protocol with {other:?}", member.name());
                 self.turn_away(number, &line)
             }
+        }
+    }
+
+    /// Who has no connection to the driver any more was lost when that ended.
+    fn peer_lost(&mut self, worker: WorkerId, reason: String) {
+        let mut members = self.members.values();
+        let lost = members.find(|m| m.worker == worker && m.stage != Joining::Connected);
+        if matches!(self.phase, Phase::Gathering | Phase::Running)
+            && let Some(incarnation) = lost.map(|member| member.incarnation)
+        {
+            self.tell(DriverEvent::WorkerLost { worker, incarnation, reason });
         }
     }
 
@@ -388,17 +408,7 @@ impl<'a> DriverNode<'a> {
         for action in std::mem::take(&mut self.actions) {
             match action {
                 DriverAction::Send { to, message } => {
-                    if let Order::ScheduleGroup(group) = &message.order {
-                        self.report.schedule_messages += 1;
-                        self.report.groups = group.group.0;
-                        if self.began_ns == 0 {
-                            self.began_ns = monotonic_now();
-                            self.cpu_before_ns = thread_cpu_ns();
-                        }
-                    }
-                    if let Order::Release { .. } = &message.order {
-                        self.report.release_messages += 1;
-                    }
+                    self.count(&message.order);
                     let number = self
                         .members
                         .iter()
@@ -414,9 +424,30 @@ impl<'a> DriverNode<'a> {
                 DriverAction::Failed { reason } => {
                     self.phase = Phase::Failed(self.with_name(reason));
                 }
+                DriverAction::ReadJournal
+                | DriverAction::Append(_)
+                | DriverAction::Drained { .. }
+                | DriverAction::Deposed => {
+                    unreachable!("{action:?} of a driver without a journal that nobody drains")
+                }
             }
         }
         Ok(())
+    }
+
+    /// Notes for the report that an order was sent.
+    fn count(&mut self, order: &Order) {
+        if let Order::Decision { decision: Decision::ScheduleGroup(group), .. } = order {
+            self.report.schedule_messages += 1;
+            self.report.groups = group.group.0;
+            if self.began_ns == 0 {
+                self.began_ns = monotonic_now();
+                self.cpu_before_ns = thread_cpu_ns();
+            }
+        }
+        if let Order::Release { .. } = order {
+            self.report.release_messages += 1;
+        }
     }
 
     /// Puts a worker's address and process behind its number.

@@ -16,6 +16,9 @@ impl DriverNode<'_> {
     /// Everything that depends on time and on nobody's message.
     pub(super) fn look_around(&mut self) -> Result<(), NodeError> {
         let now_ns = monotonic_now();
+        if self.driver.deadline().is_some_and(|deadline| deadline.0 <= now_ns) {
+            self.tell(DriverEvent::Tick);
+        }
         if now_ns < self.watch.next_ns {
             return Ok(());
         }

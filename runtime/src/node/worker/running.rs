@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 
 use crossbeam_channel::Receiver;
+use drizzle_scheduler::bugs::Bugs;
+use drizzle_scheduler::local::Retention;
 use drizzle_scheduler::worker::{Worker, WorkerAction, WorkerEvent};
 use drizzle_scheduler::{BatchId, WorkerId};
 
@@ -52,7 +54,9 @@ impl<'a> Running<'a> {
 
     pub(super) fn run(mut self, identity: &Identity) -> Result<(), NodeError> {
         let (worker, incarnation) = (identity.worker, identity.incarnation);
-        let mut scheduler = Worker::new(worker, incarnation, self.node.config.cores, identity.term);
+        let cores = self.node.config.cores;
+        let (term, retention) = (identity.term, Retention::WhenFolded);
+        let mut scheduler = Worker::new(worker, incarnation, cores, term, retention, Bugs::NONE);
         let mut watch = StallWatch {
             completed: BatchId(0),
             since_ns: monotonic_now(),
@@ -127,6 +131,11 @@ impl<'a> Running<'a> {
                     self.crew.tell_all(|| CoreCommand::Order(order.clone()))?;
                 }
                 WorkerAction::ToDriver(message) => self.node.send(ToDriver::Report(message))?,
+                WorkerAction::Leave => {
+                    let peer = &self.node.peer;
+                    let reason = format!("the driver at {peer} gave this worker up; it ends here");
+                    return Err(NodeError::Job(reason));
+                }
             }
         }
         Ok(())

@@ -10,13 +10,11 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use drizzle_scheduler::message::{BlockNotice, SourceRange};
+use drizzle_scheduler::message::{BlockNotice, Content, SourceRange};
 use drizzle_scheduler::{
     Attempt, BatchId, CoreId, EdgeId, Epoch, Incarnation, PartitionId, StageId, Watermark, WorkerId,
 };
-use drizzle_shuffle::{
-    Block, BlockParts, BlockStore, BlockWriter, Content, RawEntry, StoreOptions,
-};
+use drizzle_shuffle::{Block, BlockParts, BlockStore, BlockWriter, RawEntry, StoreOptions};
 
 use crate::io::{Completion, Io, IoKind, open};
 use crate::transport::{Closed, Connection};
@@ -52,11 +50,12 @@ fn block(store: &mut BlockStore, batch: u64, records: u64) -> Block {
         sender: core(1),
         batch: BatchId(batch),
         edge: EdgeId(0),
+        content: Content::Raw,
         upstream: [PartitionId(3)].into(),
         downstream: [PartitionId(0), PartitionId(4)].into(),
         watermark: Watermark(99),
     };
-    writer.finish(BlockParts { notice, content: Content::Raw, ranges: Arc::new([range]) })
+    writer.finish(BlockParts { notice, ranges: Arc::new([range]) })
 }
 
 fn core(worker: u32) -> CoreId {

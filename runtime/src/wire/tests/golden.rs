@@ -1,20 +1,16 @@
 //! The bytes of every message. A change here is a change of the protocol: raise `WIRE_VERSION`.
 //!
 //! The first line is the frame's header (magic, version, kind, lengths of head and body, checksum,
-//! reserved), the others are its head.
+//! reserved), the others are its head. What schedulers say is in `golden_scheduling.rs`.
 
 use std::sync::Arc;
 
-use drizzle_scheduler::message::{
-    BlockNotice, DriverMessage, GroupStatistics, Order, Purpose, Report, ScheduleGroup,
-    SourceRange, TakenRange, WorkerMessage,
-};
-use drizzle_scheduler::placement::Placement;
+use drizzle_scheduler::message::{BlockNotice, Content, SourceRange, TakenRange};
 use drizzle_scheduler::{
-    Attempt, BatchId, CoreId, EdgeId, Epoch, GroupId, Incarnation, Instant, PartitionId, StageId,
-    Term, Watermark, WorkerId,
+    Attempt, BatchId, CoreId, EdgeId, Epoch, Incarnation, PartitionId, StageId, Term, Watermark,
+    WorkerId,
 };
-use drizzle_shuffle::{BlockHeader, Content};
+use drizzle_shuffle::BlockHeader;
 use expect_test::{Expect, expect};
 
 use super::Message;
@@ -25,15 +21,18 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Bytes as lines of words.
+pub(super) fn words(bytes: &[u8]) -> String {
+    let line = |line: &[u8]| line.chunks(4).map(hex).collect::<Vec<_>>().join(" ") + "\n";
+    bytes.chunks(32).map(line).collect()
+}
+
 fn check(message: &Message, expected: &Expect) {
     let bytes = message.encoded();
     let (header, head) = bytes.split_at(HEADER_LEN);
     let fields = [0..4, 4..6, 6..8, 8..12, 12..16, 16..20, 20..24];
     let mut text = fields.map(|field| hex(&header[field])).join(" ") + "\n";
-    for line in head.chunks(32) {
-        let words: Vec<String> = line.chunks(4).map(hex).collect();
-        text += &(words.join(" ") + "\n");
-    }
+    text += &words(head);
     expected.assert_eq(&text);
 }
 
@@ -41,17 +40,8 @@ fn driver(message: ToDriver, expected: &Expect) {
     check(&Message::ToDriver(message), expected);
 }
 
-fn report(report: Report, expected: &Expect) {
-    let (worker, incarnation) = (WorkerId(0x11), Incarnation(0x22));
-    driver(ToDriver::Report(WorkerMessage { worker, incarnation, report }), expected);
-}
-
 fn worker(message: ToWorker, expected: &Expect) {
     check(&Message::ToWorker(message), expected);
-}
-
-fn order(order: Order, expected: &Expect) {
-    worker(ToWorker::Order(DriverMessage { term: Term(0x33), order }), expected);
 }
 
 fn data(head: DataHead, expected: &Expect) {
@@ -62,29 +52,14 @@ fn core(worker: u32, core: u16) -> CoreId {
     CoreId { worker: WorkerId(worker), core }
 }
 
-fn group(purpose: Purpose, placement: Option<Placement>) -> Order {
-    Order::ScheduleGroup(Arc::new(ScheduleGroup {
-        group: GroupId(1),
-        epoch: Epoch(2),
-        predecessor: BatchId(3),
-        first_batch: BatchId(4),
-        batch_count: 5,
-        start: Instant(6),
-        interval_ns: 7,
-        origin: Instant(8),
-        purpose,
-        placement: placement.map(Arc::new),
-    }))
-}
-
 #[test]
 fn joining_has_these_bytes() {
     driver(
         ToDriver::Hello { cores: 0x0102, process: 0x0304_0506 },
         &expect![[r#"
-        44525a4c 0100 0100 07000000 00000000 75e7c536 00000000
-        01020106 050403
-    "#]],
+            44525a4c 0200 0100 07000000 00000000 ad4464f8 00000000
+            01020106 050403
+        "#]],
     );
     let data_address = "127.0.0.1:4660".parse().expect("an address");
     driver(
@@ -94,7 +69,7 @@ fn joining_has_these_bytes() {
             runtime: "plain".to_owned(),
         },
         &expect![[r#"
-            44525a4c 0100 0100 19000000 00000000 817638c6 00000000
+            44525a4c 0200 0100 19000000 00000000 96927bc2 00000000
             02080706 05040302 01047f00 00013412 05000000 706c6169 6e
         "#]],
     );
@@ -102,7 +77,7 @@ fn joining_has_these_bytes() {
     driver(
         ToDriver::Joined { fingerprint: 1, data_address, runtime: String::new() },
         &expect![[r#"
-            44525a4c 0100 0100 28000000 00000000 a4303436 00000000
+            44525a4c 0200 0100 28000000 00000000 ab5b6bdf 00000000
             02010000 00000000 0006fe80 00000000 00000000 00000000 00013412 00000000
             05000000 00000000
         "#]],
@@ -110,66 +85,16 @@ fn joining_has_these_bytes() {
     driver(
         ToDriver::CannotJoin { reason: "no file".into() },
         &expect![[r#"
-        44525a4c 0100 0100 0c000000 00000000 d8fabf1d 00000000
-        03070000 006e6f20 66696c65
-    "#]],
+            44525a4c 0200 0100 0c000000 00000000 bbcb83d6 00000000
+            03070000 006e6f20 66696c65
+        "#]],
     );
     driver(
         ToDriver::Ready,
         &expect![[r#"
-        44525a4c 0100 0100 01000000 00000000 4683d998 00000000
-        04
-    "#]],
-    );
-}
-
-#[test]
-fn reports_have_these_bytes() {
-    let statistics =
-        GroupStatistics { tasks: 3, run_ns: 4, schedule_ns: 5, overtaken: 6, worst_delay_ns: 7 };
-    report(
-        Report::GroupDone { group: GroupId(1), last_batch: BatchId(2), statistics },
-        &expect![[r#"
-            44525a4c 0100 0100 46000000 00000000 bde47a13 00000000
-            05110000 00220000 00000000 00010100 00000000 00000200 00000000 00000300
-            00000000 00000400 00000000 00000500 00000000 00000600 00000000 00000700
-            00000000 0000
+            44525a4c 0200 0100 01000000 00000000 e9cbafc9 00000000
+            04
         "#]],
-    );
-    report(
-        Report::StageDone { batch: BatchId(1), stage: StageId(2) },
-        &expect![[r#"
-        44525a4c 0100 0100 18000000 00000000 0a307028 00000000
-        05110000 00220000 00000000 00020100 00000000 00000200
-    "#]],
-    );
-    let range = |from| SourceRange { stage: StageId(2), partition: PartitionId(3), from, to: 5 };
-    let ranges = vec![
-        TakenRange { batch: BatchId(1), range: range(4), ended: false },
-        TakenRange { batch: BatchId(2), range: range(5), ended: true },
-    ];
-    report(
-        Report::Ranges(ranges),
-        &expect![[r#"
-        44525a4c 0100 0100 50000000 00000000 a6e069aa 00000000
-        05110000 00220000 00000000 00030200 00000100 00000000 00000200 03000000
-        04000000 00000000 05000000 00000000 00020000 00000000 00020003 00000005
-        00000000 00000005 00000000 00000001
-    "#]],
-    );
-    report(
-        Report::Refused { group: GroupId(1), expected: BatchId(2) },
-        &expect![[r#"
-        44525a4c 0100 0100 1e000000 00000000 5026a37d 00000000
-        05110000 00220000 00000000 00040100 00000000 00000200 00000000 0000
-    "#]],
-    );
-    report(
-        Report::Promise { last_batch: BatchId(1) },
-        &expect![[r#"
-        44525a4c 0100 0100 16000000 00000000 b34dfd28 00000000
-        05110000 00220000 00000000 00050100 00000000 0000
-    "#]],
     );
 }
 
@@ -179,49 +104,49 @@ fn what_a_worker_says_while_it_works_has_these_bytes() {
     driver(
         ToDriver::Heartbeat { sent_ns: 1, status },
         &expect![[r#"
-        44525a4c 0100 0100 1a000000 00000000 a3293eef 00000000
-        06010000 00000000 00020000 00000000 00030000 00000000 0000
-    "#]],
+            44525a4c 0200 0100 1a000000 00000000 c3c9ae2b 00000000
+            06010000 00000000 00020000 00000000 00030000 00000000 0000
+        "#]],
     );
     let status = WorkerStatus { completed: 2, records: 3, stalled: Some("batch 3".into()) };
     driver(
         ToDriver::Heartbeat { sent_ns: 1, status },
         &expect![[r#"
-        44525a4c 0100 0100 25000000 00000000 ffe23f0d 00000000
-        06010000 00000000 00020000 00000000 00030000 00000000 00010700 00006261
-        74636820 33
-    "#]],
+            44525a4c 0200 0100 25000000 00000000 08565840 00000000
+            06010000 00000000 00020000 00000000 00030000 00000000 00010700 00006261
+            74636820 33
+        "#]],
     );
     driver(
         ToDriver::Results { rows: b"rows".to_vec() },
         &expect![[r#"
-        44525a4c 0100 0100 09000000 00000000 f8a9473a 00000000
-        07040000 00726f77 73
-    "#]],
+            44525a4c 0200 0100 09000000 00000000 cf2f592d 00000000
+            07040000 00726f77 73
+        "#]],
     );
     driver(
         ToDriver::PeerLost { worker: WorkerId(1), reason: "reset".into() },
         &expect![[r#"
-        44525a4c 0100 0100 0e000000 00000000 9746af8b 00000000
-        08010000 00050000 00726573 6574
-    "#]],
+            44525a4c 0200 0100 0e000000 00000000 86ca5cfd 00000000
+            08010000 00050000 00726573 6574
+        "#]],
     );
     driver(
         ToDriver::Failed { reason: "panicked".into() },
         &expect![[r#"
-        44525a4c 0100 0100 0d000000 00000000 69f38843 00000000
-        09080000 0070616e 69636b65 64
-    "#]],
+            44525a4c 0200 0100 0d000000 00000000 ceafd531 00000000
+            09080000 0070616e 69636b65 64
+        "#]],
     );
     let counters = vec![("lines".into(), 1), ("bad".into(), 2)];
     let report = FinalReport { counters, control_cpu_ns: 3, cores_cpu_ns: 4 };
     driver(
         ToDriver::Finished(report),
         &expect![[r#"
-        44525a4c 0100 0100 35000000 00000000 b94ea4c8 00000000
-        0a020000 00050000 006c696e 65730100 00000000 00000300 00006261 64020000
-        00000000 00030000 00000000 00040000 00000000 00
-    "#]],
+            44525a4c 0200 0100 35000000 00000000 60ba99ee 00000000
+            0a020000 00050000 006c696e 65730100 00000000 00000300 00006261 64020000
+            00000000 00030000 00000000 00040000 00000000 00
+        "#]],
     );
 }
 
@@ -232,17 +157,17 @@ fn welcoming_has_these_bytes() {
     worker(
         ToWorker::Welcome { term, worker: WorkerId(2), incarnation, arguments },
         &expect![[r#"
-        44525a4c 0100 0200 2e000000 00000000 9af6521e 00000000
-        40010000 00000000 00020000 00030000 00000000 00030000 00030000 00797362
-        06000000 2d2d7261 74650000 0000
-    "#]],
+            44525a4c 0200 0200 2e000000 00000000 77e320c4 00000000
+            40010000 00000000 00020000 00030000 00000000 00030000 00030000 00797362
+            06000000 2d2d7261 74650000 0000
+        "#]],
     );
     worker(
         ToWorker::Refused { reason: "full".into() },
         &expect![[r#"
-        44525a4c 0100 0200 09000000 00000000 98dbdb5b 00000000
-        41040000 0066756c 6c
-    "#]],
+            44525a4c 0200 0200 09000000 00000000 af5dc54c 00000000
+            41040000 0066756c 6c
+        "#]],
     );
     let peer = |number: u32, address: &str| Peer {
         worker: WorkerId(number),
@@ -254,58 +179,11 @@ fn welcoming_has_these_bytes() {
     worker(
         ToWorker::Peers { cores_on_host: 4, peers },
         &expect![[r#"
-        44525a4c 0100 0200 47000000 00000000 e0b7494e 00000000
-        42040000 00020000 00000000 00020000 00000000 00030004 0a000001 00010100
-        00000200 00000000 00000300 06000000 00000000 00000000 00000000 01010000
-        00000000 000000
-    "#]],
-    );
-}
-
-#[test]
-fn orders_have_these_bytes() {
-    order(
-        group(Purpose::Process, None),
-        &expect![[r#"
-        44525a4c 0100 0200 4c000000 00000000 8a590681 00000000
-        43330000 00000000 00010100 00000000 00000200 00000000 00000300 00000000
-        00000400 00000000 00000500 00000000 00000600 00000000 00000700 00000000
-        00000800 00000000 00000100
-    "#]],
-    );
-    let cores_by_stage = vec![vec![core(1, 1), core(0, 2), core(1, 1)], vec![], vec![core(0, 2)]];
-    let placement = Placement { epoch: Epoch(9), from_batch: BatchId(10), cores_by_stage };
-    order(
-        group(Purpose::Flush, Some(placement)),
-        &expect![[r#"
-        44525a4c 0100 0200 84000000 00000000 6cee97ae 00000000
-        43330000 00000000 00010100 00000000 00000200 00000000 00000300 00000000
-        00000400 00000000 00000500 00000000 00000600 00000000 00000700 00000000
-        00000800 00000000 00000201 09000000 00000000 0a000000 00000000 02000000
-        00000000 02000100 00000100 03000000 03000000 01000000 01000000 00000100
-        00000000
-    "#]],
-    );
-    order(
-        Order::Release { batch: BatchId(1), stage: StageId(2) },
-        &expect![[r#"
-        44525a4c 0100 0200 14000000 00000000 b5df9757 00000000
-        43330000 00000000 00020100 00000000 00000200
-    "#]],
-    );
-    order(
-        Order::CutGroup { proposed: BatchId(1) },
-        &expect![[r#"
-        44525a4c 0100 0200 12000000 00000000 40bb15d1 00000000
-        43330000 00000000 00030100 00000000 0000
-    "#]],
-    );
-    order(
-        Order::CommitCut { last_batch: BatchId(1) },
-        &expect![[r#"
-        44525a4c 0100 0200 12000000 00000000 5a757516 00000000
-        43330000 00000000 00040100 00000000 0000
-    "#]],
+            44525a4c 0200 0200 47000000 00000000 04771823 00000000
+            42040000 00020000 00000000 00020000 00000000 00030004 0a000001 00010100
+            00000200 00000000 00000300 06000000 00000000 00000000 00000000 01010000
+            00000000 000000
+        "#]],
     );
 }
 
@@ -314,23 +192,23 @@ fn what_else_the_driver_says_has_these_bytes() {
     worker(
         ToWorker::HeartbeatAnswer { sent_ns: 1, driver_ns: 2 },
         &expect![[r#"
-        44525a4c 0100 0200 11000000 00000000 99659189 00000000
-        44010000 00000000 00020000 00000000 00
-    "#]],
+            44525a4c 0200 0200 11000000 00000000 074e1194 00000000
+            44010000 00000000 00020000 00000000 00
+        "#]],
     );
     worker(
         ToWorker::Finish,
         &expect![[r#"
-        44525a4c 0100 0200 01000000 00000000 4b73b797 00000000
-        45
-    "#]],
+            44525a4c 0200 0200 01000000 00000000 e43bc1c6 00000000
+            45
+        "#]],
     );
     worker(
         ToWorker::Abort { reason: "why".into() },
         &expect![[r#"
-        44525a4c 0100 0200 08000000 00000000 73470296 00000000
-        46030000 00776879
-    "#]],
+            44525a4c 0200 0200 08000000 00000000 b45fc6cf 00000000
+            46030000 00776879
+        "#]],
     );
 }
 
@@ -340,16 +218,27 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::Hello { worker: WorkerId(1), incarnation, to: WorkerId(3) },
         &expect![[r#"
-        44525a4c 0100 0300 11000000 00000000 5b151af8 00000000
-        80010000 00020000 00000000 00030000 00
-    "#]],
+            44525a4c 0200 0300 11000000 00000000 c53e9ae5 00000000
+            80010000 00020000 00000000 00030000 00
+        "#]],
     );
     let batch = BatchId(4);
     data(
         DataHead::Completed { from: core(1, 2), to_core: 3, batch },
         &expect![[r#"
-        44525a4c 0100 0300 11000000 00000000 af5cfa5c 00000000
-        82010000 00020003 00040000 00000000 00
+            44525a4c 0200 0300 11000000 00000000 31777a41 00000000
+            82010000 00020003 00040000 00000000 00
+        "#]],
+    );
+    let (stage, partition) = (StageId(5), PartitionId(6));
+    let range = SourceRange { stage, partition, from: 7, to: 8 };
+    let taken = TakenRange { batch, range, ended: true, watermark: Watermark(9) };
+    data(
+        DataHead::Ranges { to_core: 3, ranges: vec![taken] },
+        &expect![[r#"
+        44525a4c 0200 0300 2e000000 00000000 69641e7e 00000000
+        83030001 00000004 00000000 00000005 00060000 00070000 00000000 00080000
+        00000000 00010900 00000000 0000
     "#]],
     );
     let notice = BlockNotice {
@@ -359,13 +248,13 @@ fn data_frames_have_these_bytes() {
         sender: core(4, 5),
         batch: BatchId(6),
         edge: EdgeId(7),
+        content: Content::Raw,
         upstream: [PartitionId(8)].into(),
         downstream: [PartitionId(9)].into(),
         watermark: Watermark(10),
     };
     let header = BlockHeader {
         notice,
-        content: Content::Raw,
         record_counts: vec![2],
         ranges: Arc::default(),
         record_size: 24,
@@ -375,10 +264,10 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::Block { to_core: 11, header },
         &expect![[r#"
-        44525a4c 0100 0300 59000000 38000000 cf00629f 00000000
-        810b0044 7a426b01 00010020 11080056 00000001 00000000 00000002 00000000
-        00000006 00000000 0000000a 00000000 00000003 00000004 00000005 00070018
-        00000038 00000004 03020101 08010001 09010002 00961ef3 82
-    "#]],
+            44525a4c 0200 0300 59000000 38000000 99e85bd8 00000000
+            810b0044 7a426b01 00010020 11080056 00000001 00000000 00000002 00000000
+            00000006 00000000 0000000a 00000000 00000003 00000004 00000005 00070018
+            00000038 00000004 03020101 08010001 09010002 00961ef3 82
+        "#]],
     );
 }

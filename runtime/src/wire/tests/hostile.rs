@@ -48,12 +48,59 @@ proptest! {
 
     #[test]
     fn heads_with_random_small_numbers_do_no_harm(
-        tag in prop_oneof![1..11u8, 64..71u8, 128..131u8],
+        tag in prop_oneof![1..11u8, 64..71u8, 128..132u8],
         bytes in vec(prop_oneof![3 => Just(0u8), 2 => 0..5u8, 1 => any::<u8>()], 0..200),
     ) {
         let mut head = vec![tag];
         head.extend(bytes);
         prop_assert!(families(&head) <= 1);
+    }
+
+    #[test]
+    fn orders_of_random_small_numbers_do_no_harm(
+        tags in (0..9u8, 0..13u8),
+        bytes in vec(prop_oneof![3 => Just(0u8), 2 => 0..5u8, 1 => any::<u8>()], 0..200),
+    ) {
+        let mut head = vec![67];
+        let mut writer = Writer::new(&mut head);
+        writer.u64(1);
+        writer.u8(tags.0);
+        if tags.0 == 1 {
+            writer.u64(1);
+            writer.u8(tags.1);
+        }
+        head.extend(bytes);
+        prop_assert!(families(&head) <= 1);
+    }
+
+    #[test]
+    fn reports_of_random_small_numbers_do_no_harm(
+        tag in 0..14u8,
+        bytes in vec(prop_oneof![3 => Just(0u8), 2 => 0..5u8, 1 => any::<u8>()], 0..200),
+    ) {
+        let mut head = vec![5];
+        let mut writer = Writer::new(&mut head);
+        writer.u32(1);
+        writer.u64(1);
+        writer.u8(tag);
+        head.extend(bytes);
+        prop_assert!(families(&head) <= 1);
+    }
+
+    /// Wherever a count may be: one that is too large is refused, and nothing is allocated for it.
+    #[test]
+    fn a_large_number_anywhere_does_no_harm(
+        message in samples::message(),
+        at in any::<Index>(),
+        number in prop_oneof![Just(u32::MAX), Just(1 << 20), Just(1 << 19), Just(1 << 12)],
+    ) {
+        let mut head = head_of(&message);
+        prop_assume!(head.len() > 4);
+        let at = at.index(head.len() - 4);
+        head[at..at + 4].copy_from_slice(&number.to_le_bytes());
+        if head != head_of(&message) {
+            prop_assert_ne!(decode(&message, &head).ok(), Some(message));
+        }
     }
 
     #[test]
@@ -159,9 +206,12 @@ fn group_head(first_batch: u64, batch_count: u64) -> Vec<u8> {
     let mut writer = Writer::new(&mut head);
     writer.u64(1);
     writer.u8(1);
+    writer.u64(1);
+    writer.u8(2);
     let numbers = [1, 1, 0, first_batch, batch_count, 0, 1, 0];
     numbers.into_iter().for_each(|number| writer.u64(number));
     writer.u8(1);
+    writer.u32(0);
     writer.u8(0);
     head
 }
@@ -208,9 +258,118 @@ fn a_range_that_ends_before_it_starts_is_refused() {
     writer.u64(8);
     writer.u64(7);
     writer.flag(false);
+    writer.u64(0);
     let (what, expected) = ("a range's end", "no less than its first offset");
     let refused = DecodeError::Impossible { what, expected, found: 7 };
     assert_eq!(decode_to_driver(&head), Err(refused));
+}
+
+/// A welcome whose history begins with what `write` writes.
+fn welcome(write: impl FnOnce(&mut Writer<'_>)) -> DecodeError {
+    let mut head = vec![67u8];
+    let mut writer = Writer::new(&mut head);
+    writer.u64(1);
+    writer.u8(4);
+    writer.u64(1);
+    writer.u64(1);
+    write(&mut writer);
+    decode_to_worker(&head).expect_err("its history is wrong or ends early")
+}
+
+/// So many empty lists.
+fn empty(writer: &mut Writer<'_>, lists: usize) {
+    (0..lists).for_each(|_| writer.u32(0));
+}
+
+#[test]
+fn lists_of_a_history_without_order_are_refused() {
+    let expected = "greater than the one before it";
+    let members = |writer: &mut Writer<'_>| {
+        writer.u32(2);
+        for worker in [7, 7] {
+            writer.u32(worker);
+            writer.u64(1);
+            writer.u16(1);
+        }
+    };
+    let what = "a member's number";
+    assert_eq!(welcome(members), DecodeError::Impossible { what, expected, found: 7 });
+
+    let fenced = |writer: &mut Writer<'_>| {
+        empty(writer, 1);
+        writer.u32(2);
+        for incarnation in [9, 8] {
+            writer.u32(1);
+            writer.u64(incarnation);
+        }
+    };
+    let what = "a fenced life";
+    assert_eq!(welcome(fenced), DecodeError::Impossible { what, expected, found: 8 });
+
+    let fallen = |writer: &mut Writer<'_>| {
+        empty(writer, 2);
+        [2, 5, 4].into_iter().for_each(|number| writer.u32(number));
+    };
+    let what = "a fallen worker's number";
+    assert_eq!(welcome(fallen), DecodeError::Impossible { what, expected, found: 4 });
+
+    let placements = |writer: &mut Writer<'_>| {
+        empty(writer, 3);
+        writer.u32(2);
+        for from_batch in [6, 6] {
+            writer.u64(1);
+            writer.u64(from_batch);
+            empty(writer, 2);
+        }
+    };
+    let what = "a placement's first batch";
+    assert_eq!(welcome(placements), DecodeError::Impossible { what, expected, found: 6 });
+}
+
+#[test]
+fn a_group_that_ends_with_a_batch_of_another_is_refused() {
+    let ends_with = |last: u64| {
+        welcome(|writer| {
+            empty(writer, 4);
+            writer.u32(1);
+            let group = [1, 1, 3, 4, 2, 0, 1, 0];
+            group.into_iter().for_each(|number| writer.u64(number));
+            writer.u8(1);
+            writer.u32(0);
+            writer.u8(0);
+            writer.u64(last);
+        })
+    };
+    let (what, expected) = ("the last batch of a group that is not void", "a batch of the group");
+    for found in [0, 3, 6, u64::MAX] {
+        assert_eq!(ends_with(found), DecodeError::Impossible { what, expected, found });
+    }
+    for last in [4, 5] {
+        assert!(matches!(ends_with(last), DecodeError::Truncated { .. }), "{last} is its own");
+    }
+}
+
+#[test]
+fn lists_of_reports_that_the_bytes_cannot_hold_are_refused() {
+    let report = |tag: u8, count: u32| {
+        let mut head = vec![5u8];
+        let mut writer = Writer::new(&mut head);
+        writer.u32(1);
+        writer.u64(1);
+        writer.u8(tag);
+        writer.u32(count);
+        decode_to_driver(&head)
+    };
+    let what = "a list of ranges";
+    let long = DecodeError::TooLong { what, found: 1 << 15, limit: 1 << 14 };
+    assert_eq!(report(3, 1 << 15), Err(long));
+    let what = "a list of completed batches";
+    let long = DecodeError::TooLong { what, found: 1 << 17, limit: 1 << 16 };
+    assert_eq!(report(12, 1 << 17), Err(long));
+    let short = DecodeError::Truncated { what, needed: 8 << 16, found: 0 };
+    assert_eq!(report(12, 1 << 16), Err(short));
+    let (what, found) = ("the tag of a report", 13);
+    assert_eq!(report(13, 0), Err(DecodeError::UnknownTag { what, found }));
 }
 
 #[test]
@@ -244,13 +403,13 @@ fn a_bad_header_is_refused_with_a_sentence() {
             "peer does not speak Drizzle's protocol: its frame begins with \"GET \"",
         ),
         (
-            patched(FrameKind::ToDriver, 4, &[2, 0]),
-            "peer speaks wire version 2, this binary speaks 1: run the same binary on every node",
+            patched(FrameKind::ToDriver, 4, &[3, 0]),
+            "peer speaks wire version 3, this binary speaks 2: run the same binary on every node",
         ),
         (patched(FrameKind::ToDriver, 6, &[9, 0]), "peer sent a frame of the unknown kind 9"),
         (
             patched(FrameKind::ToDriver, 8, &long(MAX_HEAD)),
-            "peer sent a frame with a head of 1048577 bytes, at most 1048576 are allowed",
+            "peer sent a frame with a head of 67108865 bytes, at most 67108864 are allowed",
         ),
         (
             patched(FrameKind::Data, 12, &long(MAX_BODY)),
@@ -262,7 +421,7 @@ fn a_bad_header_is_refused_with_a_sentence() {
         ),
         (
             patched(FrameKind::ToDriver, 20, &[1]),
-            "peer sent a frame with 0x00000001 where version 1 has 0",
+            "peer sent a frame with 0x00000001 where version 2 has 0",
         ),
     ];
     for (error, sentence) in cases {
@@ -279,5 +438,5 @@ fn the_first_bytes_are_enough_to_refuse_a_stranger() {
     assert_eq!(decoder.next_frame(), Err(FrameError::Magic { found: *b"SSH-" }));
     let mut decoder = FrameDecoder::new();
     decoder.push(b"DRZL\x07\x00");
-    assert_eq!(decoder.next_frame(), Err(FrameError::Version { peer: 7, own: 1 }));
+    assert_eq!(decoder.next_frame(), Err(FrameError::Version { peer: 7, own: 2 }));
 }

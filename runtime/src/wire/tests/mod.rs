@@ -2,9 +2,13 @@
 
 mod frames;
 mod golden;
+mod golden_scheduling;
 mod hostile;
+mod journal;
 mod round_trip;
 mod samples;
+mod scheduling;
+mod variants;
 
 use super::message::{DataHead, ToDriver, ToWorker};
 use super::{

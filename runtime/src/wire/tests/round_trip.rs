@@ -3,17 +3,15 @@
 use std::sync::Arc;
 
 use drizzle_scheduler::message::{
-    BlockNotice, DriverMessage, Order, Purpose, Report, ScheduleGroup, SourceRange, TakenRange,
-    WorkerMessage,
+    BlockNotice, Content, Decision, DriverMessage, Order, Purpose, Report, ScheduleGroup,
+    SourceRange, TakenRange, WorkerMessage,
 };
 use drizzle_scheduler::placement::Placement;
 use drizzle_scheduler::{
-    Attempt, BatchId, CoreId, EdgeId, Epoch, GroupId, Incarnation, Instant, PartitionId, StageId,
-    Term, Watermark, WorkerId,
+    Attempt, BatchId, CoreId, EdgeId, Epoch, GroupId, Incarnation, Instant, OrderNumber,
+    PartitionId, StageId, Term, Watermark, WorkerId,
 };
-use drizzle_shuffle::{
-    BlockHeader, BlockParts, BlockStore, BlockWriter, Content, RawEntry, StoreOptions,
-};
+use drizzle_shuffle::{BlockHeader, BlockParts, BlockStore, BlockWriter, RawEntry, StoreOptions};
 use proptest::prelude::*;
 
 use super::{Kept, Message, frames_of, samples};
@@ -62,9 +60,11 @@ fn schedule(batch_count: u64, placement: Option<Placement>) -> Message {
         interval_ns: 1_000_000,
         origin: Instant(0),
         purpose: Purpose::Process,
+        contents: Arc::default(),
         placement: placement.map(Arc::new),
     };
-    let order = Order::ScheduleGroup(Arc::new(group));
+    let decision = Decision::ScheduleGroup(Arc::new(group));
+    let order = Order::Decision { number: OrderNumber(1), decision };
     Message::ToWorker(ToWorker::Order(DriverMessage { term: Term(1), order }))
 }
 
@@ -108,6 +108,7 @@ fn ranges_beyond_one_frame_go_into_several() {
         batch: BatchId(batch),
         range: SourceRange { stage: StageId(0), partition: PartitionId(0), from: 0, to: batch },
         ended: false,
+        watermark: Watermark(0),
     };
     let ranges: Vec<TakenRange> = (0..70_000).map(taken).collect();
     let report = Report::Ranges(ranges.clone());
@@ -115,7 +116,7 @@ fn ranges_beyond_one_frame_go_into_several() {
     let mut bytes = Vec::new();
     encode_to_driver(&ToDriver::Report(message), &mut bytes);
     let (frames, result) = frames_of(&bytes);
-    assert_eq!((frames.len(), result), (3, Ok(())));
+    assert_eq!((frames.len(), result), (5, Ok(())));
     let mut read = Vec::new();
     for frame in frames {
         match decode_to_driver(&frame.head) {
@@ -146,11 +147,12 @@ fn a_block_is_written_as_its_header_with_the_checksum() {
         sender: CoreId { worker: WorkerId(3), core: 4 },
         batch: BatchId(5),
         edge: EdgeId(6),
+        content: Content::Raw,
         upstream: [PartitionId(7)].into(),
         downstream: [PartitionId(8)].into(),
         watermark: Watermark(9),
     };
-    let block = writer.finish(BlockParts { notice, content: Content::Raw, ranges: Arc::default() });
+    let block = writer.finish(BlockParts { notice, ranges: Arc::default() });
     let mut bytes = Vec::new();
     encode_block(12, &block, &mut bytes);
     let header = BlockHeader { checksum: block.checksum(), ..block.header().clone() };

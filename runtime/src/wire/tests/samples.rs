@@ -3,21 +3,15 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::Arc;
 
-use drizzle_scheduler::message::{
-    BlockNotice, DriverMessage, GroupStatistics, Order, Purpose, Report, ScheduleGroup,
-    SourceRange, TakenRange, WorkerMessage,
-};
-use drizzle_scheduler::placement::Placement;
-use drizzle_scheduler::{
-    Attempt, BatchId, CoreId, EdgeId, Epoch, GroupId, Incarnation, Instant, PartitionId, StageId,
-    Term, Watermark, WorkerId,
-};
-use drizzle_shuffle::{BlockHeader, Content};
+use drizzle_scheduler::message::{BlockNotice, DriverMessage, WorkerMessage};
+use drizzle_scheduler::{Attempt, EdgeId, Epoch, PartitionId, Term, Watermark};
+use drizzle_shuffle::BlockHeader;
 use proptest::collection::{btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 
 use super::Message;
+use super::scheduling::{batch, content, core, incarnation, order, range, report, taken, worker};
 use crate::wire::message::{DataHead, FinalReport, Peer, ToDriver, ToWorker, WorkerStatus};
 
 pub(super) fn message() -> impl Strategy<Value = Message> {
@@ -79,49 +73,9 @@ pub(super) fn data_head() -> impl Strategy<Value = DataHead> {
             to_core,
             batch
         }),
+        (any::<u16>(), vec(taken(), 0..6))
+            .prop_map(|(to_core, ranges)| DataHead::Ranges { to_core, ranges }),
     ]
-}
-
-fn order() -> impl Strategy<Value = Order> {
-    prop_oneof![
-        schedule_group().prop_map(|group| Order::ScheduleGroup(Arc::new(group))),
-        (batch(), stage()).prop_map(|(batch, stage)| Order::Release { batch, stage }),
-        batch().prop_map(|proposed| Order::CutGroup { proposed }),
-        batch().prop_map(|last_batch| Order::CommitCut { last_batch }),
-    ]
-}
-
-fn schedule_group() -> impl Strategy<Value = ScheduleGroup> {
-    let ids = any::<(u64, u64, u64)>();
-    let batches = (0..u64::MAX).prop_flat_map(|first| (Just(first), 1..=u64::MAX - first));
-    let times = any::<(u64, u64, u64)>();
-    let purpose = prop_oneof![Just(Purpose::Process), Just(Purpose::Flush)];
-    (ids, batches, times, purpose, option::of(placement())).prop_map(
-        |((group, epoch, predecessor), (first, count), (start, interval, origin), purpose, p)| {
-            ScheduleGroup {
-                group: GroupId(group),
-                epoch: Epoch(epoch),
-                predecessor: BatchId(predecessor),
-                first_batch: BatchId(first),
-                batch_count: count,
-                start: Instant(start),
-                interval_ns: interval,
-                origin: Instant(origin),
-                purpose,
-                placement: p.map(Arc::new),
-            }
-        },
-    )
-}
-
-fn placement() -> impl Strategy<Value = Placement> {
-    (any::<u64>(), batch(), vec(vec(core(), 0..6), 0..4)).prop_map(
-        |(epoch, from_batch, cores_by_stage)| Placement {
-            epoch: Epoch(epoch),
-            from_batch,
-            cores_by_stage,
-        },
-    )
 }
 
 fn worker_message() -> impl Strategy<Value = WorkerMessage> {
@@ -129,39 +83,6 @@ fn worker_message() -> impl Strategy<Value = WorkerMessage> {
         worker,
         incarnation,
         report,
-    })
-}
-
-fn report() -> impl Strategy<Value = Report> {
-    let group = || any::<u64>().prop_map(GroupId);
-    prop_oneof![
-        (group(), batch(), any::<[u64; 5]>()).prop_map(|(group, last_batch, numbers)| {
-            Report::GroupDone { group, last_batch, statistics: statistics(numbers) }
-        }),
-        (batch(), stage()).prop_map(|(batch, stage)| Report::StageDone { batch, stage }),
-        vec((batch(), range(), any::<bool>()), 0..6).prop_map(|ranges| {
-            let ranges = ranges.into_iter();
-            let taken = ranges.map(|(batch, range, ended)| TakenRange { batch, range, ended });
-            Report::Ranges(taken.collect())
-        }),
-        (group(), batch()).prop_map(|(group, expected)| Report::Refused { group, expected }),
-        batch().prop_map(|last_batch| Report::Promise { last_batch }),
-    ]
-}
-
-fn statistics(
-    [tasks, run_ns, schedule_ns, overtaken, worst_delay_ns]: [u64; 5],
-) -> GroupStatistics {
-    GroupStatistics { tasks, run_ns, schedule_ns, overtaken, worst_delay_ns }
-}
-
-fn range() -> impl Strategy<Value = SourceRange> {
-    let offsets = any::<u64>().prop_flat_map(|from| (Just(from), from..=u64::MAX));
-    (stage(), any::<u32>(), offsets).prop_map(|(stage, partition, (from, to))| SourceRange {
-        stage,
-        partition: PartitionId(partition),
-        from,
-        to,
     })
 }
 
@@ -187,17 +108,15 @@ fn peer() -> impl Strategy<Value = Peer> {
 }
 
 fn block_header() -> impl Strategy<Value = BlockHeader> {
-    let content = prop_oneof![Just(Content::Raw), Just(Content::Partial)];
     let sections = btree_set(any::<u32>(), 1..5)
         .prop_flat_map(|upstream| (vec(0..9u32, upstream.len()), Just(upstream)));
     let ranges = vec(range(), 0..4);
     let record_size = (1..6u32).prop_map(|words| words * 8);
-    (notice(), content, sections, ranges, record_size, any::<u32>()).prop_map(
-        |(notice, content, (record_counts, upstream), ranges, record_size, checksum)| {
+    (notice(), sections, ranges, record_size, any::<u32>()).prop_map(
+        |(notice, (record_counts, upstream), ranges, record_size, checksum)| {
             let record_count: u32 = record_counts.iter().sum();
             BlockHeader {
                 notice: BlockNotice { upstream: partitions(upstream), ..notice },
-                content,
                 record_counts,
                 ranges: ranges.into(),
                 record_size,
@@ -211,17 +130,22 @@ fn block_header() -> impl Strategy<Value = BlockHeader> {
 /// A notice whose upstream partitions are still to be filled in.
 fn notice() -> impl Strategy<Value = BlockNotice> {
     let numbers = any::<(u64, u32, u16, u64)>();
-    (numbers, incarnation(), core(), batch(), btree_set(any::<u32>(), 1..5)).prop_map(
-        |((epoch, attempt, edge, watermark), incarnation, sender, batch, downstream)| BlockNotice {
-            epoch: Epoch(epoch),
-            incarnation,
-            attempt: Attempt(attempt),
-            sender,
-            batch,
-            edge: EdgeId(edge),
-            upstream: Arc::default(),
-            downstream: partitions(downstream),
-            watermark: Watermark(watermark),
+    let downstream = btree_set(any::<u32>(), 1..5);
+    (numbers, incarnation(), core(), batch(), content(), downstream).prop_map(
+        |(numbers, incarnation, sender, batch, content, downstream)| {
+            let (epoch, attempt, edge, watermark) = numbers;
+            BlockNotice {
+                epoch: Epoch(epoch),
+                incarnation,
+                attempt: Attempt(attempt),
+                sender,
+                batch,
+                edge: EdgeId(edge),
+                content,
+                upstream: Arc::default(),
+                downstream: partitions(downstream),
+                watermark: Watermark(watermark),
+            }
         },
     )
 }
@@ -241,26 +165,4 @@ fn address() -> impl Strategy<Value = SocketAddr> {
 
 fn text() -> impl Strategy<Value = String> {
     vec(any::<char>(), 0..12).prop_map(String::from_iter)
-}
-
-fn core() -> impl Strategy<Value = CoreId> {
-    // Few workers, so that cores repeat within a placement.
-    (0..3u32, any::<bool>())
-        .prop_map(|(worker, second)| CoreId { worker: WorkerId(worker), core: second.into() })
-}
-
-fn worker() -> impl Strategy<Value = WorkerId> {
-    any::<u32>().prop_map(WorkerId)
-}
-
-fn incarnation() -> impl Strategy<Value = Incarnation> {
-    any::<u64>().prop_map(Incarnation)
-}
-
-fn batch() -> impl Strategy<Value = BatchId> {
-    any::<u64>().prop_map(BatchId)
-}
-
-fn stage() -> impl Strategy<Value = StageId> {
-    any::<u16>().prop_map(StageId)
 }

@@ -17,11 +17,11 @@ fn example() -> BlockHeader {
             sender: CoreId { worker: WorkerId(7), core: 3 },
             batch: BatchId(1000),
             edge: EdgeId(4),
+            content: Content::Partial,
             upstream: partitions([0, 1, 2, 9]),
             downstream: partitions([300]),
             watermark: Watermark::END,
         },
-        content: Content::Partial,
         record_counts: vec![1, 0, 200, 0],
         ranges: [SourceRange { stage: StageId(1), partition: PartitionId(2), from: 3, to: 4 }]
             .into(),
@@ -169,12 +169,13 @@ fn any_partitions() -> impl Strategy<Value = Arc<[PartitionId]>> {
 prop_compose! {
     fn any_notice()(
         upstream in any_partitions(), downstream in any_partitions(),
+        content in prop_oneof![Just(Content::Raw), Just(Content::Partial)],
         words in any::<[u64; 4]>(), numbers in any::<[u32; 2]>(), shorts in any::<[u16; 2]>(),
     ) -> BlockNotice {
         BlockNotice {
             epoch: Epoch(words[0]), incarnation: Incarnation(words[1]), attempt: Attempt(numbers[0]),
             sender: CoreId { worker: WorkerId(numbers[1]), core: shorts[0] },
-            batch: BatchId(words[2]), edge: EdgeId(shorts[1]), upstream, downstream,
+            batch: BatchId(words[2]), edge: EdgeId(shorts[1]), content, upstream, downstream,
             watermark: Watermark(words[3]),
         }
     }
@@ -184,7 +185,6 @@ prop_compose! {
     fn any_header()(notice in any_notice())(
         record_counts in prop::collection::vec(0u32..1000, notice.upstream.len()),
         notice in Just(notice),
-        content in prop_oneof![Just(Content::Raw), Just(Content::Partial)],
         ranges in prop::collection::vec((any::<u16>(), any::<u32>(), any::<u64>(), any::<u64>()), 0..5),
         record_size in 1u32..100,
         checksum in any::<u32>(),
@@ -194,7 +194,7 @@ prop_compose! {
         }).collect();
         let count = record_counts.iter().map(|&count| u64::from(count)).sum();
         let body_len = body_len(count, u64::from(record_size)).unwrap() as u32;
-        BlockHeader { notice, content, record_counts, ranges, record_size, body_len, checksum }
+        BlockHeader { notice, record_counts, ranges, record_size, body_len, checksum }
     }
 }
 
