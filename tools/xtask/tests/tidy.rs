@@ -42,6 +42,11 @@ fn banned_words() {
 }
 
 #[test]
+fn decisions() {
+    check("decisions");
+}
+
+#[test]
 fn unsafe_islands() {
     check("unsafe_islands");
 }

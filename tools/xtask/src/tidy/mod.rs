@@ -1,6 +1,7 @@
 //! The rules of style that a machine can check, each a function from a `Tree` to its violations.
 
 mod arrows;
+mod decisions;
 mod hygiene;
 mod layout;
 mod length;
@@ -55,6 +56,11 @@ pub const RULES: &[Rule] = &[
         name: "banned_words",
         summary: "clocks, threads, async, floats and leftovers only where they belong",
         check: words::check,
+    },
+    Rule {
+        name: "decisions",
+        summary: "no clock, IO, thread, float or hashed collection in scheduler/",
+        check: decisions::check,
     },
     Rule {
         name: "unsafe_islands",

@@ -125,6 +125,12 @@ fn scheduler_depends_on_nothing_but_for_its_tests() {
     assert_eq!(count_wrong("scheduler", edge("x", DependencyKind::Development, None)), 0);
     assert_eq!(count_wrong("scheduler", edge("x", DependencyKind::Normal, None)), 1);
     assert_eq!(count_wrong("scheduler", edge("x", DependencyKind::Build, None)), 1);
+    assert_eq!(count_wrong("scheduler", edge("x", DependencyKind::Unknown, None)), 1);
+    for kind in [DependencyKind::Normal, DependencyKind::Build] {
+        for folder in ["shuffle", "scheduler/macros", "tools/xtask", "elsewhere"] {
+            assert_eq!(count_wrong("scheduler", edge("x", kind, Some(folder))), 1, "{folder}");
+        }
+    }
     assert_eq!(count_wrong("shuffle", edge("x", DependencyKind::Normal, None)), 0);
 }
 
@@ -227,20 +233,13 @@ fn async_and_glommio_stay_behind_the_host() {
 }
 
 #[test]
-fn scheduler_has_no_clock_no_io_no_hash_no_float() {
-    for text in ["use std::collections::HashMap;", "let a: f64;", "use std::net::TcpStream;"] {
-        breaks(words::check, "scheduler/src/driver.rs", 1, text);
-        keeps(words::check, "shuffle/src/store.rs", text);
-    }
-    breaks(words::check, "scheduler/src/tests.rs", 1, "use std::time::Duration;");
-}
-
-#[test]
 fn only_programs_print() {
     keeps(words::check, "apps/src/main.rs", "println!();");
     keeps(words::check, "runtime/src/core.rs", "eprintln!();");
     breaks(words::check, "runtime/src/core.rs", 1, "println!();");
     breaks(words::check, "runtime/src/core.rs", 1, "print!();");
+    keeps(words::check, "scheduler/src/bin/sim.rs", "println!();");
+    breaks(words::check, "scheduler/src/sim/trace.rs", 1, "println!();");
 }
 
 #[test]
@@ -270,6 +269,137 @@ fn options_have_no_default() {
     );
 }
 
+// Decisions.
+
+const DECISIONS: &str = "scheduler/src/driver/mod.rs";
+const SIMULATOR: &str = "scheduler/src/sim/trace.rs";
+const PROGRAM: &str = "scheduler/src/bin/sim.rs";
+const TESTS: &str = "scheduler/src/driver/tests.rs";
+
+/// The places where a line breaks the rule.
+#[track_caller]
+fn breaks_in(places: &[&str], text: &str) {
+    for place in [DECISIONS, SIMULATOR, PROGRAM, TESTS, "shuffle/src/store.rs"] {
+        match places.contains(&place) {
+            true => breaks(decisions::check, place, 1, text),
+            false => keeps(decisions::check, place, text),
+        }
+    }
+}
+
+#[test]
+fn nothing_in_the_scheduler_has_a_clock_a_thread_a_socket_or_a_file() {
+    for text in [
+        "use std::time::Duration;",
+        "use std::{time as clock};",
+        "use core::time;",
+        "let a = std::thread::current();",
+        "use std::net::{TcpStream};",
+        "use ::std::fs;",
+    ] {
+        breaks_in(&[DECISIONS, SIMULATOR, PROGRAM, TESTS], text);
+    }
+}
+
+#[test]
+fn nothing_in_the_scheduler_is_hashed_or_a_float() {
+    for text in [
+        "let a = HashMap::new();",
+        "fn a(b: &HashSet<u64>) {}",
+        "let a: RandomState;",
+        "fn a(b: f64) {}",
+        "let a = b as f32;",
+        "let a = 0.5;",
+        "let a = 1e3;",
+        "let a = 1_0E-3;",
+        "let a = 2. * b;",
+        "for a in 0..1.5 {}",
+        "let a = 1.0_f64;",
+    ] {
+        breaks_in(&[DECISIONS, SIMULATOR, PROGRAM, TESTS], text);
+    }
+    for text in
+        ["a.0.1", "0..5", "0..=a.0", "1.max(2)", "0x1e3", "0b1", "1_000u64", "e1", "a1e3", "1usize"]
+    {
+        breaks_in(&[], text);
+    }
+}
+
+#[test]
+fn decisions_name_what_is_on_the_list_only() {
+    for text in [
+        "use std::collections::{BTreeMap, BTreeSet, VecDeque};",
+        "use std::sync::Arc;",
+        "use std::{fmt, iter::{once, repeat}, sync::Arc};",
+        "impl std::fmt::Display for A {}",
+        "let a = std::mem::take(&mut self.b);",
+        "let a = core::iter::empty::<u64>();",
+        "use crate::tests::{chain, core};",
+        "let a = crate::alloc::std::io;",
+        "let core = CoreId { worker, core };",
+        "let a = core as u64;",
+    ] {
+        breaks_in(&[], text);
+    }
+    for text in [
+        "use std::sync::Mutex;",
+        "use std::sync::atomic::AtomicU64;",
+        "use std::sync::mpsc;",
+        "use std::sync::*;",
+        "use std::sync::{self};",
+        "use std::{fmt, cell::RefCell};",
+        "use std::collections;",
+        "use std::*;",
+        "use std as other;",
+        "extern crate std as other;",
+        "let a = core::hint::black_box(1);",
+        "use std::fmtx;",
+    ] {
+        breaks_in(&[DECISIONS], text);
+    }
+}
+
+#[test]
+fn only_the_simulators_program_talks() {
+    for text in [
+        "use std::io::Write;",
+        "std::env::args();",
+        "std::process::exit(1);",
+        "use std::{fmt, os::fd};",
+        "eprintln!();",
+    ] {
+        breaks_in(&[DECISIONS, SIMULATOR], text);
+    }
+    breaks_in(&[DECISIONS, SIMULATOR], "thread_local!();");
+    breaks_in(&[DECISIONS], "use crate::sim::Trace;");
+}
+
+#[test]
+fn the_tests_of_decisions_may_ask_how_long_they_should_run() {
+    let text = "#[cfg(test)]\nmod t {\n    fn a() { std::env::var_os(b); }\n}\n";
+    keeps(decisions::check, DECISIONS, text);
+    keeps(decisions::check, "scheduler/tests/kept_seeds.rs", "use std::env;");
+    keeps(decisions::check, "scheduler/src/sim/tests.rs", "use std::env;");
+}
+
+#[test]
+fn comments_and_texts_may_name_anything() {
+    breaks_in(&[], "// std::io, f64 and 0.5\nlet a = \"HashMap 1.5 std::net\";");
+}
+
+#[test]
+fn every_name_in_braces_is_found_with_its_line() {
+    let text = "use std::{\n    fmt,\n    sync::{Arc, Mutex as Lock, RwLock},\n    io,\n};\nlet a = 0.5;\n";
+    let expected = [3, 3, 4, 6].map(|line| format!("{DECISIONS}:{line}"));
+    assert_eq!(lines(decisions::check, &[(DECISIONS, text)]), expected);
+}
+
+#[test]
+fn the_scheduler_has_no_build_script() {
+    breaks(decisions::check, "scheduler/build.rs", 0, "fn main() {}");
+    keeps(decisions::check, "shuffle/build.rs", "fn main() {}");
+}
+
 // Unsafe code.
 
 #[track_caller]
@@ -287,7 +417,9 @@ fn unsafe_code_lives_in_islands() {
     for path in ["shuffle/src/archive/view.rs", "runtime/src/io/uring.rs", "runtime/src/clock.rs"] {
         keeps(unsafety::check, path, &text);
     }
-    for path in ["shuffle/src/store.rs", "runtime/src/iota.rs", "scheduler/src/driver.rs"] {
+    let scheduler =
+        ["scheduler/src/driver.rs", "scheduler/src/sim/trace.rs", "scheduler/src/bin/sim.rs"];
+    for path in ["shuffle/src/store.rs", "runtime/src/iota.rs"].into_iter().chain(scheduler) {
         breaks(unsafety::check, path, 3, &text);
     }
     keeps(
