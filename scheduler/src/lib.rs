@@ -10,6 +10,7 @@
 //! * [`local`]: one per core; dependency counts, retained blocks and the ready queue.
 //! * [`history`]: what all decisions so far amount to, the same for all three.
 //! * [`tuner`], [`balance`], [`adapt`]: what the statistics of one group change for the next.
+//! * `sim`: the simulator, in builds for it.
 
 pub mod adapt;
 pub mod balance;
@@ -24,6 +25,8 @@ pub mod local;
 pub mod message;
 pub mod placement;
 pub mod plan;
+#[cfg(any(test, feature = "simulator"))]
+pub mod sim;
 pub mod tuner;
 pub mod worker;
 

@@ -1,4 +1,5 @@
-//! Checks and chores of this workspace. `tidy` holds the rules of style that a machine can check.
+//! Checks and chores of this workspace. `sim` runs the simulator, `tidy` holds the rules of style that a machine can check.
 #![forbid(unsafe_code)]
 
+pub mod sim;
 pub mod tidy;

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
-use xtask::tidy;
+use xtask::{sim, tidy};
 
 const HELP: &str = "\
 cargo xtask tidy    check the rules of style (the same rules run in `cargo test --workspace`)
+cargo xtask sim     run the deterministic simulator; `cargo xtask sim --help` says how
 cargo xtask ci      run .ci/run: fmt, clippy, tests, then extras while the clock allows
 cargo xtask help    this text, and the rules of tidy
 ";
@@ -33,6 +34,7 @@ fn run(arguments: &[&str]) -> Result<ExitCode> {
         }
         ["tidy"] => run_tidy(&root),
         ["ci"] => run_ci(&root),
+        ["sim", arguments @ ..] => sim::run(&root, arguments),
         other => bail!("no such chore: `{}`; see `cargo xtask help`", other.join(" ")),
     }
 }
