@@ -79,6 +79,12 @@ fn play(driver: &mut Driver, script: &str) -> String {
     log
 }
 
+/// Plays the events of a log, and checks that the same follows from them.
+fn replay(driver: &mut Driver, log: &str) {
+    let events: Vec<&str> = log.lines().filter(|line| !line.starts_with(' ')).collect();
+    assert_eq!(play(driver, &events.join("\n")), log);
+}
+
 fn event(line: &str, driver: &Driver) -> DriverEvent {
     let (line, incarnation) = line.split_once(" as ").unwrap_or((line, "1"));
     let incarnation = Incarnation(incarnation.parse().expect("a number"));

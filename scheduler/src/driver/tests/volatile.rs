@@ -2,6 +2,38 @@
 
 use super::*;
 
+/// How a job of one worker begins, with groups of two batches.
+const ONE_WORKER_TWO_BATCHES: &str = "\
+ready 0
+    0 <- 1: admit worker 0 incarnation 1
+    0 <- 2: group 1: Process 1..=2 after 0, start 30, placed in epoch 1
+    0 <- 3: group 2: Process 3..=4 after 2, start 50
+";
+
+/// The same with groups of three.
+const ONE_WORKER_THREE_BATCHES: &str = "\
+ready 0
+    0 <- 1: admit worker 0 incarnation 1
+    0 <- 2: group 1: Process 1..=3 after 0, start 30, placed in epoch 1
+    0 <- 3: group 2: Process 4..=6 after 3, start 60
+";
+
+/// The same with two workers.
+const TWO_WORKERS_THREE_BATCHES: &str = "\
+ready 0
+ready 1
+    0 1 <- 1: admit worker 0 incarnation 1, worker 1 incarnation 1
+    0 1 <- 2: group 1: Process 1..=3 after 0, start 30, placed in epoch 1
+    0 1 <- 3: group 2: Process 4..=6 after 3, start 60
+";
+
+/// Checks what follows after a job has begun as `begin` says.
+fn check_begun(options: DriverOptions, begin: &str, script: &str, expected: &Expect) {
+    let mut driver = Driver::new(two_stages(), options);
+    replay(&mut driver, begin);
+    expected.assert_eq(&play(&mut driver, script));
+}
+
 #[test]
 fn a_job_runs_from_gathering_to_the_end_of_its_sources() {
     check(
@@ -138,14 +170,11 @@ fn a_stop_by_the_user_cuts_at_what_has_been_started_and_a_second_one_changes_not
 
 #[test]
 fn a_stop_before_anything_has_started_voids_every_group() {
-    check(
+    check_begun(
         options(1, 2),
-        "ready 0\n stop\n promise 0 0\n done 0 3",
+        ONE_WORKER_TWO_BATCHES,
+        "stop\n promise 0 0\n done 0 3",
         &expect![[r#"
-            ready 0
-                0 <- 1: admit worker 0 incarnation 1
-                0 <- 2: group 1: Process 1..=2 after 0, start 30, placed in epoch 1
-                0 <- 3: group 2: Process 3..=4 after 2, start 50
             stop
                 0 <- 4: cut? not before batch 0
             promise 0 0
@@ -160,15 +189,12 @@ fn a_stop_before_anything_has_started_voids_every_group() {
 
 #[test]
 fn a_cut_never_reaches_beyond_what_is_scheduled() {
-    let script = "ready 0\n stop\n promise 0 999\n promise 0 5";
-    check(
+    let script = "stop\n promise 0 999\n promise 0 5";
+    check_begun(
         options(1, 2),
+        ONE_WORKER_TWO_BATCHES,
         script,
         &expect![[r#"
-            ready 0
-                0 <- 1: admit worker 0 incarnation 1
-                0 <- 2: group 1: Process 1..=2 after 0, start 30, placed in epoch 1
-                0 <- 3: group 2: Process 3..=4 after 2, start 50
             stop
                 0 <- 4: cut? not before batch 0
             promise 0 999
@@ -181,16 +207,12 @@ fn a_cut_never_reaches_beyond_what_is_scheduled() {
 
 #[test]
 fn a_lost_worker_ends_the_job_with_its_name() {
-    let script = "ready 0\n ready 1\n lost 1 its connection closed\n done 0 1\n stop";
-    check(
+    let script = "lost 1 its connection closed\n done 0 1\n stop";
+    check_begun(
         options(2, 3),
+        TWO_WORKERS_THREE_BATCHES,
         script,
         &expect![[r#"
-            ready 0
-            ready 1
-                0 1 <- 1: admit worker 0 incarnation 1, worker 1 incarnation 1
-                0 1 <- 2: group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                0 1 <- 3: group 2: Process 4..=6 after 3, start 60
             lost 1 its connection closed
                 failed: worker 1 is lost: its connection closed
             done 0 1
@@ -201,16 +223,12 @@ fn a_lost_worker_ends_the_job_with_its_name() {
 
 #[test]
 fn a_member_that_comes_back_is_lost_and_a_surplus_worker_is_not_heeded() {
-    let script = "ready 0\n ready 1\n ready 2\n ready 1\n stop\n promise 0 1\n ready 1 as 2";
-    check(
+    let script = "ready 2\n ready 1\n stop\n promise 0 1\n ready 1 as 2";
+    check_begun(
         options(2, 3),
+        TWO_WORKERS_THREE_BATCHES,
         script,
         &expect![[r#"
-            ready 0
-            ready 1
-                0 1 <- 1: admit worker 0 incarnation 1, worker 1 incarnation 1
-                0 1 <- 2: group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                0 1 <- 3: group 2: Process 4..=6 after 3, start 60
             ready 2
             ready 1
             stop
@@ -243,15 +261,12 @@ fn a_worker_may_come_back_while_the_others_gather() {
 
 #[test]
 fn a_gap_between_two_ranges_fails_the_job() {
-    let script = "ready 0\n took 0 1 0 0 10\n took 0 2 0 11 20\n done 0 1";
-    check(
+    let script = "took 0 1 0 0 10\n took 0 2 0 11 20\n done 0 1";
+    check_begun(
         options(1, 3),
+        ONE_WORKER_THREE_BATCHES,
         script,
         &expect![[r#"
-            ready 0
-                0 <- 1: admit worker 0 incarnation 1
-                0 <- 2: group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                0 <- 3: group 2: Process 4..=6 after 3, start 60
             took 0 1 0 0 10
             took 0 2 0 11 20
                 failed: partition 0 of stage 0 took [11, 20) in batch 2, but batch 1 had taken up to 10
@@ -262,15 +277,12 @@ fn a_gap_between_two_ranges_fails_the_job() {
 
 #[test]
 fn a_batch_that_a_source_left_out_fails_the_job() {
-    let script = "ready 0\n took 0 1 0 0 10\n took 0 3 0 10 20";
-    check(
+    let script = "took 0 1 0 0 10\n took 0 3 0 10 20";
+    check_begun(
         options(1, 3),
+        ONE_WORKER_THREE_BATCHES,
         script,
         &expect![[r#"
-            ready 0
-                0 <- 1: admit worker 0 incarnation 1
-                0 <- 2: group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                0 <- 3: group 2: Process 4..=6 after 3, start 60
             took 0 1 0 0 10
             took 0 3 0 10 20
                 failed: partition 0 of stage 0 took [10, 20) in batch 3, but batch 1 had taken up to 10
@@ -280,14 +292,11 @@ fn a_batch_that_a_source_left_out_fails_the_job() {
 
 #[test]
 fn a_refused_group_fails_the_job() {
-    check(
+    check_begun(
         options(1, 3),
-        "ready 0\n refused 0 2 4",
+        ONE_WORKER_THREE_BATCHES,
+        "refused 0 2 4",
         &expect![[r#"
-            ready 0
-                0 <- 1: admit worker 0 incarnation 1
-                0 <- 2: group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                0 <- 3: group 2: Process 4..=6 after 3, start 60
             refused 0 2 4
                 failed: worker 0 refused group 2: it had reached batch 4
         "#]],
@@ -296,20 +305,16 @@ fn a_refused_group_fails_the_job() {
 
 #[test]
 fn messages_of_an_unknown_worker_or_incarnation_are_ignored() {
-    let script = "ready 0
-                  done 0 1 as 9
+    let script = "done 0 1 as 9
                   took 0 5 0 7 8 as 9
                   refused 0 1 0 as 9
                   done 3 1
                   done 0 1";
-    check(
+    check_begun(
         options(1, 3),
+        ONE_WORKER_THREE_BATCHES,
         script,
         &expect![[r#"
-            ready 0
-                0 <- 1: admit worker 0 incarnation 1
-                0 <- 2: group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                0 <- 3: group 2: Process 4..=6 after 3, start 60
             done 0 1 as 9
             took 0 5 0 7 8 as 9
             refused 0 1 0 as 9
@@ -323,16 +328,12 @@ fn messages_of_an_unknown_worker_or_incarnation_are_ignored() {
 
 #[test]
 fn a_worker_that_repeats_itself_counts_once() {
-    let script = "ready 0\n ready 1\n done 0 1\n done 0 1\n done 1 1";
-    check(
+    let script = "done 0 1\n done 0 1\n done 1 1";
+    check_begun(
         options(2, 3),
+        TWO_WORKERS_THREE_BATCHES,
         script,
         &expect![[r#"
-            ready 0
-            ready 1
-                0 1 <- 1: admit worker 0 incarnation 1, worker 1 incarnation 1
-                0 1 <- 2: group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                0 1 <- 3: group 2: Process 4..=6 after 3, start 60
             done 0 1
             done 0 1
             done 1 1
@@ -344,16 +345,12 @@ fn a_worker_that_repeats_itself_counts_once() {
 
 #[test]
 fn a_late_report_of_a_voided_group_changes_nothing() {
-    let script = "ready 0\n ready 1\n stop\n done 1 2\n promise 0 1\n promise 1 2\n done 0 2";
-    check(
+    let script = "stop\n done 1 2\n promise 0 1\n promise 1 2\n done 0 2";
+    check_begun(
         options(2, 3),
+        TWO_WORKERS_THREE_BATCHES,
         script,
         &expect![[r#"
-            ready 0
-            ready 1
-                0 1 <- 1: admit worker 0 incarnation 1, worker 1 incarnation 1
-                0 1 <- 2: group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                0 1 <- 3: group 2: Process 4..=6 after 3, start 60
             stop
                 0 1 <- 4: cut? not before batch 0
             done 1 2
@@ -368,15 +365,12 @@ fn a_late_report_of_a_voided_group_changes_nothing() {
 
 #[test]
 fn groups_that_end_out_of_order_are_reported_in_order() {
-    let script = "ready 0\n done 0 2\n done 0 1";
-    check(
+    let script = "done 0 2\n done 0 1";
+    check_begun(
         options(1, 3),
+        ONE_WORKER_THREE_BATCHES,
         script,
         &expect![[r#"
-            ready 0
-                0 <- 1: admit worker 0 incarnation 1
-                0 <- 2: group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                0 <- 3: group 2: Process 4..=6 after 3, start 60
             done 0 2
             done 0 1
                 group 1 is done up to batch 3, 4 tasks
@@ -390,20 +384,14 @@ fn groups_that_end_out_of_order_are_reported_in_order() {
 #[test]
 fn without_prescheduling_a_stage_is_released_once_when_all_upstream_workers_have_reported() {
     let options = DriverOptions { prescheduling: Prescheduling::Off, ..options(2, 3) };
-    check(
+    check_begun(
         options,
-        "ready 0
-         ready 1
-         stage-done 0 2 0
+        TWO_WORKERS_THREE_BATCHES,
+        "stage-done 0 2 0
          stage-done 0 1 0
          stage-done 1 1 0
          stage-done 1 2 0",
         &expect![[r#"
-            ready 0
-            ready 1
-                0 1 <- 1: admit worker 0 incarnation 1, worker 1 incarnation 1
-                0 1 <- 2: group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                0 1 <- 3: group 2: Process 4..=6 after 3, start 60
             stage-done 0 2 0
             stage-done 0 1 0
             stage-done 1 1 0
@@ -431,15 +419,12 @@ fn what_was_counted_for_releases_is_forgotten_with_its_group() {
 
 #[test]
 fn with_prescheduling_nothing_is_released() {
-    let script = "ready 0\n stage-done 0 1 0";
-    check(
+    let script = "stage-done 0 1 0";
+    check_begun(
         options(1, 3),
+        ONE_WORKER_THREE_BATCHES,
         script,
         &expect![[r#"
-            ready 0
-                0 <- 1: admit worker 0 incarnation 1
-                0 <- 2: group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-                0 <- 3: group 2: Process 4..=6 after 3, start 60
             stage-done 0 1 0
         "#]],
     );
@@ -452,13 +437,11 @@ fn a_stage_of_two_inputs_is_released_when_both_are_there() {
     let mut plan = Plan::clone(&chain(&[source, source, (StageKind::Stateful, 1)]));
     plan.edges[0].to = StageId(2);
     let options = DriverOptions { prescheduling: Prescheduling::Off, ..options(1, 3) };
-    let script = "ready 0\n stage-done 0 1 1\n stage-done 0 1 0";
-    let log = play(&mut Driver::new(Arc::new(plan), options), script);
+    let script = "stage-done 0 1 1\n stage-done 0 1 0";
+    let mut driver = Driver::new(Arc::new(plan), options);
+    replay(&mut driver, ONE_WORKER_THREE_BATCHES);
+    let log = play(&mut driver, script);
     expect![[r#"
-        ready 0
-            0 <- 1: admit worker 0 incarnation 1
-            0 <- 2: group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-            0 <- 3: group 2: Process 4..=6 after 3, start 60
         stage-done 0 1 1
         stage-done 0 1 0
             0 <- release batch 1 stage 2
@@ -474,13 +457,11 @@ fn a_stage_with_feedback_is_released_when_the_batch_before_is_done() {
     let edge = crate::plan::Edge { from: StageId(1), batch_delta: 1, ..plan.edges[0].clone() };
     plan.edges.push(edge);
     let options = DriverOptions { prescheduling: Prescheduling::Off, ..options(1, 3) };
-    let script = "ready 0\n stage-done 0 1 0\n stage-done 0 2 0\n stage-done 0 1 1";
-    let log = play(&mut Driver::new(Arc::new(plan), options), script);
+    let script = "stage-done 0 1 0\n stage-done 0 2 0\n stage-done 0 1 1";
+    let mut driver = Driver::new(Arc::new(plan), options);
+    replay(&mut driver, ONE_WORKER_THREE_BATCHES);
+    let log = play(&mut driver, script);
     expect![[r#"
-        ready 0
-            0 <- 1: admit worker 0 incarnation 1
-            0 <- 2: group 1: Process 1..=3 after 0, start 30, placed in epoch 1
-            0 <- 3: group 2: Process 4..=6 after 3, start 60
         stage-done 0 1 0
             0 <- release batch 1 stage 1
         stage-done 0 2 0
@@ -492,20 +473,16 @@ fn a_stage_with_feedback_is_released_when_the_batch_before_is_done() {
 
 #[test]
 fn after_a_long_gap_the_next_group_starts_anew() {
-    check(
+    check_begun(
         options(1, 2),
-        "ready 0
-         at 1040
+        ONE_WORKER_TWO_BATCHES,
+        "at 1040
          done 0 1
          at 5007
          done 0 2
          at 5027
          done 0 3",
         &expect![[r#"
-            ready 0
-                0 <- 1: admit worker 0 incarnation 1
-                0 <- 2: group 1: Process 1..=2 after 0, start 30, placed in epoch 1
-                0 <- 3: group 2: Process 3..=4 after 2, start 50
             at 1040
             done 0 1
                 group 1 is done up to batch 2, 4 tasks
