@@ -2,35 +2,45 @@
 
 use super::*;
 
+/// A third worker joins, and is to take a partition.
+const JOIN: &str = "\
+ready 2
+    entry 3: members worker 2 incarnation 1
+written 3
+    2 <- welcome after order 3
+    0 1 2 <- 4: admit worker 2 incarnation 1
+    0 1 2 <- 5: prepare 1/1 worker 1 core 0 -> worker 2 core 0
+";
+
+/// All have prepared that move, and two of three have promised a last batch.
+const CUT: &str = "\
+prepared 0 5
+prepared 1 5
+prepared 2 5
+    0 1 2 <- 6: cut? not before batch 2
+promise 0 4
+promise 1 6
+";
+
+/// Checks what follows in a job of two workers after `logs`.
+fn check_moving(logs: &[&str], script: &str, expected: &Expect) {
+    let mut driver = Driver::new(two_stages(), durable(2, 10));
+    play(&mut driver, BEGIN);
+    for log in logs {
+        replay(&mut driver, log);
+    }
+    expected.assert_eq(&play(&mut driver, script));
+}
+
 #[test]
 fn a_worker_that_joins_is_welcomed_and_given_its_share_at_a_cut() {
-    check_after(
-        durable(2, 10),
-        BEGIN,
-        "ready 2
-         written 3
-         prepared 0 5
-         prepared 1 5
-         prepared 2 5
-         promise 0 4
-         promise 1 6
-         promise 2 2
+    check_moving(
+        &[JOIN, CUT],
+        "promise 2 2
          done 0 1
          done 1 1
          done 2 1",
         &expect![[r#"
-            ready 2
-                entry 3: members worker 2 incarnation 1
-            written 3
-                2 <- welcome after order 3
-                0 1 2 <- 4: admit worker 2 incarnation 1
-                0 1 2 <- 5: prepare 1/1 worker 1 core 0 -> worker 2 core 0
-            prepared 0 5
-            prepared 1 5
-            prepared 2 5
-                0 1 2 <- 6: cut? not before batch 2
-            promise 0 4
-            promise 1 6
             promise 2 2
                 0 1 2 <- 7: cut! after batch 6
                 0 1 2 <- 8: group 3: Process 7..=16 after 6, start 90, placed in epoch 2
@@ -115,33 +125,13 @@ fn a_worker_that_is_drained_leaves_when_a_manifest_covers_its_moves() {
 
 #[test]
 fn a_loss_before_the_commit_undoes_planned_moves() {
-    check_after(
-        durable(2, 10),
-        BEGIN,
-        "ready 2
-         written 3
-         prepared 0 5
-         prepared 1 5
-         prepared 2 5
-         promise 0 4
-         promise 1 6
-         lost 2 its connection closed
+    check_moving(
+        &[JOIN, CUT],
+        "lost 2 its connection closed
          fenced 0 7 0 1 0
          fenced 1 7 1 1 0
          all is written",
         &expect![[r#"
-            ready 2
-                entry 3: members worker 2 incarnation 1
-            written 3
-                2 <- welcome after order 3
-                0 1 2 <- 4: admit worker 2 incarnation 1
-                0 1 2 <- 5: prepare 1/1 worker 1 core 0 -> worker 2 core 0
-            prepared 0 5
-            prepared 1 5
-            prepared 2 5
-                0 1 2 <- 6: cut? not before batch 2
-            promise 0 4
-            promise 1 6
             lost 2 its connection closed
                 0 1 <- 7: fence worker 2 incarnation 1
                 2 <- leave, worker 2 incarnation 1
@@ -160,23 +150,14 @@ fn a_loss_before_the_commit_undoes_planned_moves() {
 
 #[test]
 fn moves_that_take_too_long_to_prepare_are_given_up_and_tried_again() {
-    check_after(
-        durable(2, 10),
-        BEGIN,
-        "ready 2
-         written 3
-         prepared 0 5
+    check_moving(
+        &[JOIN],
+        "prepared 0 5
          at 400
          tick
          at 800
          tick",
         &expect![[r#"
-            ready 2
-                entry 3: members worker 2 incarnation 1
-            written 3
-                2 <- welcome after order 3
-                0 1 2 <- 4: admit worker 2 incarnation 1
-                0 1 2 <- 5: prepare 1/1 worker 1 core 0 -> worker 2 core 0
             prepared 0 5
             at 400
             tick
