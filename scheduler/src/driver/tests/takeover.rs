@@ -93,15 +93,34 @@ impl Before {
     }
 
     /// The driver of term 2, which has asked everybody.
-    fn next_driver(&self, bugs: Bugs) -> (Driver, String) {
+    fn next_driver(&self, bugs: Bugs) -> Next {
         let options = DriverOptions { term: Term(2), bugs, ..durable(2, 10) };
-        let mut driver = Driver::new(two_stages(), options);
-        let sequence = self.journal.next;
-        let journal = DriverEvent::Journal(self.journal.clone());
-        let log = told(&mut driver, 0, DriverEvent::Start)
-            + &told(&mut driver, 0, journal)
-            + &told(&mut driver, 0, DriverEvent::Appended { sequence });
-        (driver, log)
+        let mut next = Next { driver: Driver::new(two_stages(), options), log: String::new() };
+        next.told(0, DriverEvent::Start);
+        next.told(0, DriverEvent::Journal(self.journal.clone()));
+        next.told(0, DriverEvent::Appended { sequence: self.journal.next });
+        next
+    }
+}
+
+/// A driver that takes over, and a log of what it did.
+struct Next {
+    driver: Driver,
+    log: String,
+}
+
+impl Next {
+    fn told(&mut self, now: u64, event: DriverEvent) {
+        self.log += &told(&mut self.driver, now, event);
+    }
+
+    fn play(&mut self, script: &str) {
+        self.log += &play(&mut self.driver, script);
+    }
+
+    /// Sets apart in the log what follows.
+    fn pause(&mut self) {
+        self.log += "--\n";
     }
 }
 
@@ -116,12 +135,12 @@ const TWO_GROUPS: &str = "ready 0\n ready 1\n took 0 1 0 0 10\n took 1 1 1 0 5";
 #[test]
 fn a_new_driver_goes_on_from_the_newest_that_anybody_was_told() {
     let before = Before::play(durable(2, 10), TWO_GROUPS);
-    let (mut driver, mut log) = before.next_driver(Bugs::NONE);
-    log += &told(&mut driver, 0, before.holding(0, 2, 2));
-    log += "--\n";
-    log += &told(&mut driver, 0, before.holding(1, 3, 4));
-    log += "--\n";
-    log += &play(&mut driver, "fenced 0 4 0 1 0\n fenced 1 4 1 1 0");
+    let mut next = before.next_driver(Bugs::NONE);
+    next.told(0, before.holding(0, 2, 2));
+    next.pause();
+    next.told(0, before.holding(1, 3, 4));
+    next.pause();
+    next.play("fenced 0 4 0 1 0\n fenced 1 4 1 1 0");
     expect![[r#"
         read the journal
         entry 5: opened in term 2
@@ -138,18 +157,18 @@ fn a_new_driver_goes_on_from_the_newest_that_anybody_was_told() {
             0 1 <- 7: group 3: Process 5..=14 after 4, start 30
             0 1 <- 8: group 4: Process 15..=24 after 14, start 130
     "#]]
-    .assert_eq(&log);
+    .assert_eq(&next.log);
 }
 
 #[test]
 fn a_worker_that_does_not_answer_a_new_driver_is_fenced() {
     let before = Before::play(durable(2, 10), TWO_GROUPS);
-    let (mut driver, mut log) = before.next_driver(Bugs::NONE);
-    assert_eq!(driver.deadline(), Some(Instant(400)));
-    log += &told(&mut driver, 0, before.holding(0, 3, 2));
-    log += "--\n";
-    log += &told(&mut driver, 400, DriverEvent::Tick);
-    log += &play(&mut driver, "fenced 0 4 0 1 0\n all is written");
+    let mut next = before.next_driver(Bugs::NONE);
+    assert_eq!(next.driver.deadline(), Some(Instant(400)));
+    next.told(0, before.holding(0, 3, 2));
+    next.pause();
+    next.told(400, DriverEvent::Tick);
+    next.play("fenced 0 4 0 1 0\n all is written");
     expect![[r#"
         read the journal
         entry 5: opened in term 2
@@ -166,16 +185,16 @@ fn a_worker_that_does_not_answer_a_new_driver_is_fenced() {
             0 <- 7: group 3: Process 3..=12 after 2, start 430
             0 <- 8: group 4: Process 13..=22 after 12, start 530
     "#]]
-    .assert_eq(&log);
+    .assert_eq(&next.log);
 }
 
 #[test]
 fn where_nobody_is_left_a_new_driver_starts_from_the_journal() {
     let before = Before::play(durable(2, 10), TWO_GROUPS);
-    let (mut driver, mut log) = before.next_driver(Bugs::NONE);
-    log += &told(&mut driver, 400, DriverEvent::Tick);
-    assert_eq!(driver.deadline(), None, "somebody has to join");
-    log += &play(&mut driver, "ready 0 as 2\n all is written\n done 0 1 as 2");
+    let mut next = before.next_driver(Bugs::NONE);
+    next.told(400, DriverEvent::Tick);
+    assert_eq!(next.driver.deadline(), None, "somebody has to join");
+    next.play("ready 0 as 2\n all is written\n done 0 1 as 2");
     expect![[r#"
         read the journal
         entry 5: opened in term 2
@@ -195,17 +214,17 @@ fn where_nobody_is_left_a_new_driver_starts_from_the_journal() {
         done 0 1 as 2
             group 1 is done up to batch 1, 4 tasks
     "#]]
-    .assert_eq(&log);
+    .assert_eq(&next.log);
 }
 
 #[test]
 fn a_job_that_was_never_told_of_its_workers_begins_with_others() {
     let mut before = Before::play(durable(2, 10), "ready 0\n ready 1");
     before.decisions.clear();
-    let (mut driver, mut log) = before.next_driver(Bugs::NONE);
-    log += &told(&mut driver, 0, before.holding(0, 0, 0));
-    log += &told(&mut driver, 0, before.holding(1, 0, 0));
-    log += &play(&mut driver, "ready 0 as 2\n ready 1 as 2\n all is written");
+    let mut next = before.next_driver(Bugs::NONE);
+    next.told(0, before.holding(0, 0, 0));
+    next.told(0, before.holding(1, 0, 0));
+    next.play("ready 0 as 2\n ready 1 as 2\n all is written");
     expect![[r#"
         read the journal
         entry 3: opened in term 2
@@ -225,17 +244,17 @@ fn a_job_that_was_never_told_of_its_workers_begins_with_others() {
             0 1 <- 4: group 1: Process 1..=10 after 0, start 30, placed in epoch 3
             0 1 <- 5: group 2: Process 11..=20 after 10, start 130
     "#]]
-    .assert_eq(&log);
+    .assert_eq(&next.log);
 }
 
 #[test]
 fn batches_that_only_the_lost_were_told_of_are_scheduled_again_with_their_ranges() {
     let before = Before::play(durable(2, 1), &format!("{TWO_GROUPS}\n took 1 2 1 5 9"));
-    let (mut driver, mut log) = before.next_driver(Bugs::NONE);
-    log += &told(&mut driver, 0, before.holding(0, 2, 1));
-    log += &told(&mut driver, 400, DriverEvent::Tick);
-    log += "--\n";
-    log += &play(&mut driver, "fenced 0 3 0 1 0\n all is written");
+    let mut next = before.next_driver(Bugs::NONE);
+    next.told(0, before.holding(0, 2, 1));
+    next.told(400, DriverEvent::Tick);
+    next.pause();
+    next.play("fenced 0 3 0 1 0\n all is written");
     expect![[r#"
         read the journal
         entry 6: opened in term 2
@@ -253,7 +272,7 @@ fn batches_that_only_the_lost_were_told_of_are_scheduled_again_with_their_ranges
             0 <- 7: group 3: Process 3..=12 after 2, start 440
             0 <- 8: group 4: Process 13..=22 after 12, start 540
     "#]]
-    .assert_eq(&log);
+    .assert_eq(&next.log);
 }
 
 const CHECKPOINT: &str = "ready 0\n ready 1\n high-mark 0
@@ -265,10 +284,10 @@ const CHECKPOINT: &str = "ready 0\n ready 1\n high-mark 0
 fn a_manifest_that_workers_were_not_told_of_is_told() {
     let before = Before::play(durable(2, 10), CHECKPOINT);
     assert_eq!(before.journal.manifests.len(), 1);
-    let (mut driver, mut log) = before.next_driver(Bugs::NONE);
-    log += &told(&mut driver, 0, before.holding(0, 4, 4));
-    log += &told(&mut driver, 0, before.holding(1, 4, 4));
-    log += &play(&mut driver, "fenced 0 6 0 1 0\n fenced 1 6 1 1 0");
+    let mut next = before.next_driver(Bugs::NONE);
+    next.told(0, before.holding(0, 4, 4));
+    next.told(0, before.holding(1, 4, 4));
+    next.play("fenced 0 6 0 1 0\n fenced 1 6 1 1 0");
     expect![[r#"
         read the journal
         entry 10: opened in term 2
@@ -279,7 +298,7 @@ fn a_manifest_that_workers_were_not_told_of_is_told() {
         fenced 0 6 0 1 0
         fenced 1 6 1 1 0
     "#]]
-    .assert_eq(&log);
+    .assert_eq(&next.log);
 }
 
 #[test]
@@ -291,9 +310,9 @@ fn the_newest_manifest_counts_unless_a_mistake_is_planted() {
         .manifests
         .insert(0, Arc::new(Manifest { batch: BatchId(2), ..(*newest).clone() }));
     for (bugs, batch) in [(Bugs::NONE, 3), (Bugs::planted(Bug::StaleManifest), 2)] {
-        let (mut driver, _) = before.next_driver(bugs);
-        told(&mut driver, 400, DriverEvent::Tick);
-        assert_eq!(driver.history().durable(), BatchId(batch));
+        let mut next = before.next_driver(bugs);
+        next.told(400, DriverEvent::Tick);
+        assert_eq!(next.driver.history().durable(), BatchId(batch));
     }
 }
 
@@ -301,14 +320,11 @@ fn the_newest_manifest_counts_unless_a_mistake_is_planted() {
 fn a_last_group_that_was_scheduled_is_finished_by_the_next_driver() {
     let before =
         Before::play(durable(2, 10), &format!("{TWO_GROUPS}\n stop\n promise 0 1\n promise 1 1"));
-    let (mut driver, mut log) = before.next_driver(Bugs::NONE);
-    log += &told(&mut driver, 0, before.holding(0, 7, 1));
-    log += &told(&mut driver, 0, before.holding(1, 7, 1));
-    log += "--\n";
-    log += &play(
-        &mut driver,
-        "fenced 0 9 0 1 0\n fenced 1 9 1 1 0\n done 0 3\n done 1 3\n done 0 1\n done 1 1",
-    );
+    let mut next = before.next_driver(Bugs::NONE);
+    next.told(0, before.holding(0, 7, 1));
+    next.told(0, before.holding(1, 7, 1));
+    next.pause();
+    next.play("fenced 0 9 0 1 0\n fenced 1 9 1 1 0\n done 0 3\n done 1 3\n done 0 1\n done 1 1");
     expect![[r#"
         read the journal
         entry 6: opened in term 2
@@ -323,7 +339,7 @@ fn a_last_group_that_was_scheduled_is_finished_by_the_next_driver() {
         done 0 1
         done 1 1
     "#]]
-    .assert_eq(&log);
+    .assert_eq(&next.log);
 }
 
 #[test]
@@ -340,11 +356,11 @@ fn a_life_that_the_journal_says_is_over_is_not_believed() {
     let mut before = Before::play(durable(2, 10), TWO_GROUPS);
     let over = Life { worker: WorkerId(0), incarnation: Incarnation(1) };
     before.journal.fenced.insert(over);
-    let (mut driver, mut log) = before.next_driver(Bugs::NONE);
-    log += &told(&mut driver, 0, before.holding(0, 3, 2));
-    log += "--\n";
-    log += &told(&mut driver, 0, before.holding(1, 3, 2));
-    log += &play(&mut driver, "ready 0\n fenced 1 4 1 1 0\n all is written");
+    let mut next = before.next_driver(Bugs::NONE);
+    next.told(0, before.holding(0, 3, 2));
+    next.pause();
+    next.told(0, before.holding(1, 3, 2));
+    next.play("ready 0\n fenced 1 4 1 1 0\n all is written");
     expect![[r#"
         read the journal
         entry 5: opened in term 2
@@ -361,7 +377,7 @@ fn a_life_that_the_journal_says_is_over_is_not_believed() {
             1 <- 7: group 3: Process 3..=12 after 2, start 30
             1 <- 8: group 4: Process 13..=22 after 12, start 130
         all is written
-    "#]].assert_eq(&log);
+    "#]].assert_eq(&next.log);
 }
 
 #[test]
@@ -369,12 +385,12 @@ fn a_worker_that_was_about_to_join_does_not_make_the_job_begin_anew() {
     let mut before = Before::play(durable(2, 10), TWO_GROUPS);
     let joins = Life { worker: WorkerId(2), incarnation: Incarnation(1) };
     before.journal.members.push((joins, 1));
-    let (mut driver, mut log) = before.next_driver(Bugs::NONE);
-    log += &told(&mut driver, 0, before.holding(2, 0, 0));
-    log += "--\n";
-    log += &told(&mut driver, 400, DriverEvent::Tick);
-    assert_eq!(driver.lineage().newest(), BatchId(1));
-    assert!(driver.history().placements.versions().next().is_some());
+    let mut next = before.next_driver(Bugs::NONE);
+    next.told(0, before.holding(2, 0, 0));
+    next.pause();
+    next.told(400, DriverEvent::Tick);
+    assert_eq!(next.driver.lineage().newest(), BatchId(1));
+    assert!(next.driver.history().placements.versions().next().is_some());
     expect![[r#"
         read the journal
         entry 5: opened in term 2
@@ -386,5 +402,5 @@ fn a_worker_that_was_about_to_join_does_not_make_the_job_begin_anew() {
         2 <- leave, worker 2 incarnation 1
         entry 6: end of worker 0 incarnation 1, worker 1 incarnation 1, worker 2 incarnation 1
     "#]]
-    .assert_eq(&log);
+    .assert_eq(&next.log);
 }
