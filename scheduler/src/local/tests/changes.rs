@@ -39,6 +39,15 @@ fn inputs(bench: &mut Bench, batches: std::ops::RangeInclusive<u64>) {
     }
 }
 
+/// Of four batches, the stage with state has run those up to `last`.
+fn run_up_to(last: u64) -> Bench {
+    let mut bench = Bench::kept(StageKind::Stateful, 4);
+    bench.steps();
+    inputs(&mut bench, 1..=last);
+    bench.steps();
+    bench
+}
+
 fn ship(batch: u64, since: Option<u64>) -> LocalAction {
     let (batch, to, since) = (BatchId(batch), core(2, 0), since.map(BatchId));
     LocalAction::Ship { stage: STAGE, partition: PartitionId(0), batch, to, since }
@@ -69,10 +78,7 @@ fn a_partition_that_moves_away_ends_at_the_cut_is_shipped_and_kept_until_a_manif
 #[test]
 fn a_partition_that_moves_here_starts_after_the_cut_when_its_state_is_there() {
     for arrives_first in [true, false] {
-        let mut bench = Bench::kept(StageKind::Stateful, 4);
-        bench.steps();
-        inputs(&mut bench, 1..=4);
-        bench.steps();
+        let mut bench = run_up_to(4);
         if arrives_first {
             arrive(&mut bench, 1, 4);
         }
@@ -118,8 +124,13 @@ fn back_after(bench: &mut Bench, after: u64) {
     placement.cores_by_stage[1][0] = core(0, 0);
     let (after, to, from) = (BatchId(after), core(0, 0), Restore::Copy);
     let back = Rollback { stage: STAGE, partition: PartitionId(0), after, to, from };
-    let through = bench.scheduler.history().last_batch;
     bench.placement = Arc::new(placement);
+    recover(bench, back);
+}
+
+/// One partition starts again, in the newest placement.
+fn recover(bench: &mut Bench, back: Rollback) {
+    let through = bench.scheduler.history().last_batch;
     bench.decide(Decision::Recover(Arc::new(Recover {
         epoch: Epoch(3),
         manifest: None,
@@ -133,10 +144,7 @@ fn back_after(bench: &mut Bench, after: u64) {
 
 #[test]
 fn a_partition_whose_new_owner_is_lost_comes_back_from_the_copy() {
-    let mut bench = Bench::kept(StageKind::Stateful, 4);
-    bench.steps();
-    inputs(&mut bench, 1..=4);
-    bench.steps();
+    let mut bench = run_up_to(4);
     move_away(&mut bench, 4);
     back_after(&mut bench, 4);
     let (stage, partition, after) = (STAGE, PartitionId(0), BatchId(4));
@@ -151,10 +159,7 @@ fn a_partition_whose_new_owner_is_lost_comes_back_from_the_copy() {
 
 #[test]
 fn a_partition_that_is_still_on_its_way_to_the_cut_just_goes_on() {
-    let mut bench = Bench::kept(StageKind::Stateful, 4);
-    bench.steps();
-    inputs(&mut bench, 1..=2);
-    bench.steps();
+    let mut bench = run_up_to(2);
     move_away(&mut bench, 4);
     back_after(&mut bench, 4);
     let restores = |action: &LocalAction| matches!(action, LocalAction::Restore { .. });
@@ -174,15 +179,7 @@ fn a_source_partition_that_is_lost_by_its_new_owner_goes_on_here_behind_what_tha
     let from = Restore::Position { offset: 25, watermark: Watermark(4), ended: false };
     let (stage, after, to) = (StageId(0), BatchId(4), core(0, 0));
     let back = Rollback { stage, partition, after, to, from };
-    bench.decide(Decision::Recover(Arc::new(Recover {
-        epoch: Epoch(3),
-        manifest: None,
-        placements: vec![bench.placement.clone()],
-        moved: vec![back],
-        errands: Vec::new(),
-        replay_through: BatchId(7),
-        released_through: BatchId(7),
-    })));
+    recover(&mut bench, back);
     bench.said();
     assert_eq!(bench.steps(), [(2, 0, 0)], "it ends where it was to end");
     assert_eq!(bench.said(), [LocalAction::Restore { stage, partition, after, from }]);
