@@ -24,6 +24,7 @@ impl JsonRecord for AdEvent<'static> {
         Field { name: "event_type", kind: FieldKind::Text },
         Field { name: "event_time", kind: FieldKind::UnsignedText },
     ];
+    const EVENT_TIME: usize = 2;
 
     #[inline]
     fn from_fields<'a>(fields: &Fields<'a>) -> AdEvent<'a> {
@@ -32,10 +33,5 @@ impl JsonRecord for AdEvent<'static> {
             event_type: fields.text(1),
             event_time: fields.unsigned(2),
         }
-    }
-
-    #[inline]
-    fn event_time(record: &AdEvent<'_>) -> u64 {
-        record.event_time
     }
 }

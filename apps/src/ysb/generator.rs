@@ -171,9 +171,9 @@ impl EventText for AdEvents {
         Fingerprint::new("ad events").number(self.plan.seed).number(self.table).finish()
     }
 
-    fn write(&self, index: u64, event_time: u64, time: &mut TimeText, line: &mut Vec<u8>) {
+    fn write(&self, index: u64, event_time: u64, time: &mut TimeText, lines: &mut Vec<u8>) {
         let fields = self.plan.fields_at(index, event_time);
-        self.pieces.write(&fields, time.of(event_time), line);
+        self.pieces.write(&fields, time.of(event_time), lines);
     }
 }
 
@@ -218,15 +218,14 @@ impl Pieces {
     }
 
     #[inline]
-    fn write(&self, fields: &EventFields, time: &[u8], line: &mut Vec<u8>) {
+    fn write(&self, fields: &EventFields, time: &[u8], lines: &mut Vec<u8>) {
         let types = fields.ad_type as usize * EVENT_TYPES.len() + fields.event_type as usize;
-        line.clear();
-        line.extend_from_slice(&self.users[fields.user as usize]);
-        line.extend_from_slice(&self.pages[fields.page as usize]);
-        line.extend_from_slice(&self.ads[fields.ad as usize]);
-        line.extend_from_slice(&self.types[types]);
-        line.extend_from_slice(time);
-        line.extend_from_slice(TAIL);
+        lines.extend_from_slice(&self.users[fields.user as usize]);
+        lines.extend_from_slice(&self.pages[fields.page as usize]);
+        lines.extend_from_slice(&self.ads[fields.ad as usize]);
+        lines.extend_from_slice(&self.types[types]);
+        lines.extend_from_slice(time);
+        lines.extend_from_slice(TAIL);
     }
 }
 

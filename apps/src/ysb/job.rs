@@ -42,14 +42,14 @@ fn assemble<L: Lines, S: Sink<Counts>>(
     sink: S,
 ) -> Result<Job> {
     let mut source = JsonLines::<L, AdEvent<'static>>::new(lines)
-        .out_of_orderness(flags.out_of_orderness.into());
+        .out_of_orderness(flags.out_of_orderness.into())
+        .keep("event_type", "view");
     if let Some(output) = flags.dead_letter() {
         source = source.dead_letter(output);
     }
     let options = DataflowOptions { partitions: flags.partitions(), combine: flags.combine() };
     let flow = Dataflow::new("ysb", options);
     flow.source("events", source)
-        .filter("views", |event| event.event_type == "view")
         .lookup_join("campaigns", table, |event| event.ad_id, |_, campaign: u32| campaign)
         .key_by(|campaign| *campaign)
         .window(Tumbling::of(flags.window()))

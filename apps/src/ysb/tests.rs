@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use drizzle::connectors::{JsonLines, LineReader, Lines, MappedFile};
-use drizzle::dataflow::{InputCounters, Limit, Source, SourceReader};
-use drizzle::formats::{JsonDecoder, Line};
+use drizzle::dataflow::{EventTimes, InputCounters, Limit, Source, SourceReader, Stamp};
+use drizzle::formats::{Chunk, JsonDecoder, Line};
 use drizzle::scheduler::plan::Pacing;
 use drizzle::scheduler::{Instant, PartitionId, Watermark};
 use proptest::prelude::*;
@@ -39,11 +39,10 @@ fn check_answers(folder: &str, out_of_orderness_ms: u64) {
 
     let mut input = InputCounters::default();
     let mut windows = BTreeMap::<String, u64>::new();
-    let [mut filtered, mut unmatched, mut late, mut counted, mut latest] = [0; 5];
-    let judge = |event: &AdEvent<'_>, time: u64| {
-        let window = time - time % 10_000;
-        let is_late = latest >= window + 10_000 + out_of_orderness_ms;
-        latest = latest.max(time);
+    let [mut filtered, mut unmatched, mut late, mut counted] = [0; 4];
+    let judge = |event: &AdEvent<'_>, stamp: &Stamp| {
+        let window = stamp.event_time - stamp.event_time % 10_000;
+        let is_late = stamp.watermark.0 >= window + 10_000;
         if event.event_type != "view" {
             filtered += 1;
         } else if let Some(campaign) = table.campaign_of(event.ad_id) {
@@ -57,7 +56,8 @@ fn check_answers(folder: &str, out_of_orderness_ms: u64) {
             unmatched += 1;
         }
     };
-    reader.read(PartitionId(0), 0..to, &mut input, judge).unwrap();
+    let mut times = EventTimes::new(out_of_orderness_ms);
+    reader.read(PartitionId(0), 0..to, &mut times, &mut input, judge).unwrap();
 
     let answers = std::fs::read_to_string(data(&format!("{folder}/expected.json"))).unwrap();
     let answers: Value = serde_json::from_str(&answers).unwrap();
@@ -159,8 +159,10 @@ fn limit(elapsed_ns: u64, bytes: u64) -> Limit {
 fn lines_of(generator: &Generator, partition: u32, offsets: std::ops::Range<u64>) -> Vec<String> {
     let mut lines = Vec::new();
     let mut reader = generator.open().unwrap();
-    let each = |line: &[u8]| lines.push(String::from_utf8(line.to_vec()).unwrap());
-    reader.read_lines(PartitionId(partition), offsets, each).unwrap();
+    let each = |chunk: Chunk<'_>| {
+        lines.extend(std::str::from_utf8(chunk.bytes).unwrap().lines().map(str::to_owned));
+    };
+    reader.read_chunks(PartitionId(partition), offsets, each).unwrap();
     lines
 }
 

@@ -14,6 +14,10 @@ use drizzle_scheduler::{Instant, PartitionId, Watermark};
 
 use super::{ConnectorError, Fingerprint, LineReader, Lines};
 use crate::dataflow::{Choice, Limit};
+use crate::formats::Chunk;
+
+/// About how many bytes of lines are made at a time: they stay in the processor's first cache.
+const CHUNK_BYTES: usize = 16 << 10;
 
 /// Events per second of event time where the rate is what the machine can do.
 const NOMINAL_RATE: NonZeroU64 = NonZeroU64::new(10_000_000).expect("10 million is not 0");
@@ -141,8 +145,8 @@ pub trait EventText: Send + Sync + 'static {
     fn mean_bytes(&self) -> u64;
     /// Hash over everything that lines depend on beside their number and time.
     fn fingerprint(&self) -> u64;
-    /// Writes the line of event `index`, without a newline, over what `line` held.
-    fn write(&self, index: u64, event_time: u64, scratch: &mut Self::Scratch, line: &mut Vec<u8>);
+    /// Appends the line of event `index`, without a newline.
+    fn write(&self, index: u64, event_time: u64, scratch: &mut Self::Scratch, lines: &mut Vec<u8>);
 }
 
 /// Generated events as a source of lines.
@@ -211,7 +215,7 @@ impl<E: EventText> Lines for Generated<E> {
 
     fn open(&self) -> Result<GeneratedReader<E>, ConnectorError> {
         let (shared, scratch) = (self.shared.clone(), E::Scratch::default());
-        Ok(GeneratedReader { shared, start: None, scratch, line: Vec::new() })
+        Ok(GeneratedReader { shared, start: None, scratch, lines: Vec::new() })
     }
 }
 
@@ -222,7 +226,8 @@ pub struct GeneratedReader<E: EventText> {
     /// Zero of the generator's clock. Until it is told, no event is due.
     start: Option<Instant>,
     scratch: E::Scratch,
-    line: Vec<u8>,
+    /// Lines that are about to be read.
+    lines: Vec<u8>,
 }
 
 impl<E: EventText> LineReader for GeneratedReader<E> {
@@ -248,17 +253,26 @@ impl<E: EventText> LineReader for GeneratedReader<E> {
         }
     }
 
-    fn read_lines<F: FnMut(&[u8])>(
+    fn read_chunks<F: FnMut(Chunk<'_>)>(
         &mut self,
         partition: PartitionId,
         range: Range<u64>,
         mut each: F,
     ) -> Result<(), ConnectorError> {
         let Shared { schedule, events } = &*self.shared;
+        let lines = &mut self.lines;
+        lines.clear();
         for offset in range {
             let index = schedule.index(partition, offset);
-            events.write(index, schedule.event_time(index), &mut self.scratch, &mut self.line);
-            each(&self.line);
+            events.write(index, schedule.event_time(index), &mut self.scratch, lines);
+            lines.push(b'\n');
+            if lines.len() >= CHUNK_BYTES {
+                each(Chunk { bytes: lines, shift_ms: 0 });
+                lines.clear();
+            }
+        }
+        if !lines.is_empty() {
+            each(Chunk { bytes: lines, shift_ms: 0 });
         }
         Ok(())
     }

@@ -10,8 +10,8 @@ use drizzle_scheduler::{Instant, PartitionId};
 
 use super::part_files::{Output, PartFile};
 use super::{ConnectorError, Fingerprint};
-use crate::dataflow::{Choice, InputCounters, Limit, Row, Source, SourceReader};
-use crate::formats::{JsonDecoder, JsonRecord, Line};
+use crate::dataflow::{Choice, EventTimes, InputCounters, Limit, Row, Source, SourceReader, Stamp};
+use crate::formats::{Chunk, JsonDecoder, JsonRecord, Keep};
 
 /// Where lines come from. The contract is that of [`Source`], below the level of records.
 pub trait Lines: Clone + Send + Sync + 'static {
@@ -39,8 +39,8 @@ pub trait LineReader: Send + 'static {
     /// Chooses what the next batch takes, as in [`SourceReader::choose`].
     fn choose(&mut self, partition: PartitionId, from: u64, limit: &Limit) -> Choice;
 
-    /// Calls `each` with every line of `range`, in order and without the newline that ends it.
-    fn read_lines<F: FnMut(&[u8])>(
+    /// Calls `each` with the lines of `range`, in order and as many at a time as lie together.
+    fn read_chunks<F: FnMut(Chunk<'_>)>(
         &mut self,
         partition: PartitionId,
         range: Range<u64>,
@@ -56,8 +56,8 @@ pub trait LineReader: Send + 'static {
 /// # impl Row for Tick { type Of<'a> = Tick; }
 /// # impl JsonRecord for Tick {
 /// #     const FIELDS: &'static [Field] = &[Field { name: "t", kind: FieldKind::UnsignedText }];
+/// #     const EVENT_TIME: usize = 0;
 /// #     fn from_fields<'a>(fields: &Fields<'a>) -> Tick { Tick { time: fields.unsigned(0) } }
-/// #     fn event_time(record: &Tick) -> u64 { record.time }
 /// # }
 /// use std::time::Duration;
 /// use drizzle::connectors::{JsonLines, MappedFile, Output};
@@ -71,6 +71,7 @@ pub trait LineReader: Send + 'static {
 pub struct JsonLines<L, R> {
     lines: L,
     out_of_orderness_ms: u64,
+    keep: Option<Keep>,
     dead_letter: Option<Output>,
     record: PhantomData<fn() -> R>,
 }
@@ -80,6 +81,7 @@ impl<L: Clone, R> Clone for JsonLines<L, R> {
         JsonLines {
             lines: self.lines.clone(),
             out_of_orderness_ms: self.out_of_orderness_ms,
+            keep: self.keep.clone(),
             dead_letter: self.dead_letter.clone(),
             record: PhantomData,
         }
@@ -89,13 +91,29 @@ impl<L: Clone, R> Clone for JsonLines<L, R> {
 impl<L: Lines, R: JsonRecord> JsonLines<L, R> {
     /// Records in order of event time; malformed lines are counted and nothing else.
     pub fn new(lines: L) -> JsonLines<L, R> {
-        JsonLines { lines, out_of_orderness_ms: 0, dead_letter: None, record: PhantomData }
+        JsonLines {
+            lines,
+            out_of_orderness_ms: 0,
+            keep: None,
+            dead_letter: None,
+            record: PhantomData,
+        }
     }
 
     /// How far event times may run backwards without being late (whole milliseconds).
     pub fn out_of_orderness(self, bound: Duration) -> JsonLines<L, R> {
         let out_of_orderness_ms = u64::try_from(bound.as_millis()).unwrap_or(u64::MAX);
         JsonLines { out_of_orderness_ms, ..self }
+    }
+
+    /// Yields only the records whose text field `field` is exactly `text`; the parser finds that out
+    /// on the way. The others are valid all the same: they are counted, as `NAME.filtered`, and their
+    /// event times count.
+    ///
+    /// # Panics
+    /// If the record declares no such field of kind `Text`.
+    pub fn keep(self, field: &str, text: &str) -> JsonLines<L, R> {
+        JsonLines { keep: Some(Keep::equal::<R>(field, text)), ..self }
     }
 
     /// Where malformed lines go, verbatim: one part for each source partition that has any.
@@ -122,12 +140,14 @@ impl<L: Lines, R: JsonRecord> Source for JsonLines<L, R> {
     }
 
     fn fingerprint(&self) -> u64 {
-        R::FIELDS
-            .iter()
-            .fold(Fingerprint::new("json lines"), |hash, field| hash.bytes(field.name.as_bytes()))
-            .number(self.lines.fingerprint())
-            .number(self.out_of_orderness_ms)
-            .finish()
+        let fields = R::FIELDS.iter();
+        let fingerprint = fields
+            .fold(Fingerprint::new("json lines"), |hash, field| hash.bytes(field.name.as_bytes()));
+        let fingerprint = match &self.keep {
+            Some(keep) => fingerprint.number(keep.field() as u64).bytes(keep.text().as_bytes()),
+            None => fingerprint,
+        };
+        fingerprint.number(self.lines.fingerprint()).number(self.out_of_orderness_ms).finish()
     }
 
     fn out_of_orderness_ms(&self) -> u64 {
@@ -137,7 +157,8 @@ impl<L: Lines, R: JsonRecord> Source for JsonLines<L, R> {
     fn open(&self) -> Result<JsonLinesReader<L::Reader, R>, ConnectorError> {
         let dead_letters =
             self.dead_letter.clone().map(|output| DeadLetters { output, parts: BTreeMap::new() });
-        Ok(JsonLinesReader { lines: self.lines.open()?, decoder: JsonDecoder::new(), dead_letters })
+        let decoder = JsonDecoder::keeping(self.keep.clone());
+        Ok(JsonLinesReader { lines: self.lines.open()?, decoder, dead_letters })
     }
 }
 
@@ -168,29 +189,21 @@ impl<L: LineReader, R: JsonRecord> SourceReader for JsonLinesReader<L, R> {
         &mut self,
         partition: PartitionId,
         range: Range<u64>,
+        times: &mut EventTimes,
         counters: &mut InputCounters,
         mut emit: F,
     ) -> Result<(), ConnectorError>
     where
-        F: FnMut(&<R as Row>::Of<'_>, u64),
+        F: FnMut(&<R as Row>::Of<'_>, &Stamp),
     {
         let JsonLinesReader { lines, decoder, dead_letters } = self;
         let mut kept = Ok(());
-        lines.read_lines(partition, range, |line| {
-            counters.lines += 1;
-            match decoder.decode(line) {
-                Line::Blank => counters.blank += 1,
-                Line::Record(record) => {
-                    counters.ok += 1;
-                    emit(&record, R::event_time(&record));
+        lines.read_chunks(partition, range, |chunk| {
+            decoder.decode_lines(chunk, times, counters, &mut emit, |line| {
+                if let (Some(dead_letters), Ok(())) = (dead_letters.as_mut(), &kept) {
+                    kept = dead_letters.keep(partition, line);
                 }
-                Line::Malformed(_) => {
-                    counters.malformed += 1;
-                    if let (Some(dead_letters), Ok(())) = (dead_letters.as_mut(), &kept) {
-                        kept = dead_letters.keep(partition, line);
-                    }
-                }
-            }
+            });
         })?;
         kept?;
         match dead_letters {

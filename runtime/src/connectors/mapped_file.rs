@@ -27,6 +27,7 @@ use memmap2::{Advice, Mmap};
 
 use super::{ConnectorError, Fingerprint, LineReader, Lines};
 use crate::dataflow::{Choice, Limit};
+use crate::formats::Chunk;
 
 /// How many bytes of a file make a source partition: part of the meaning of lateness, so fixed.
 const PARTITION_BYTES: NonZeroU64 = NonZeroU64::new(64 << 20).expect("64 MiB is not 0");
@@ -132,7 +133,7 @@ impl LineReader for MappedFileReader {
         Choice { to, ended: to == end, asserted: None }
     }
 
-    fn read_lines<F: FnMut(&[u8])>(
+    fn read_chunks<F: FnMut(Chunk<'_>)>(
         &mut self,
         _: PartitionId,
         range: Range<u64>,
@@ -142,14 +143,7 @@ impl LineReader for MappedFileReader {
             return Err(error);
         }
         let bytes = self.lines.file.bytes()?;
-        let mut rest = &bytes[range.start as usize..range.end as usize];
-        while let Some(newline) = memchr::memchr(b'\n', rest) {
-            each(&rest[..newline]);
-            rest = &rest[newline + 1..];
-        }
-        if !rest.is_empty() {
-            each(rest);
-        }
+        each(Chunk { bytes: &bytes[range.start as usize..range.end as usize], shift_ms: 0 });
         Ok(())
     }
 }

@@ -9,8 +9,10 @@ use drizzle_scheduler::{BatchId, Instant, PartitionId};
 use proptest::prelude::*;
 
 use super::{ConnectorError, JsonLines, JsonLinesSink, LineReader, Lines, MappedFile, Output};
-use crate::dataflow::{InputCounters, Limit, Owned, Row, Sink, SinkWriter, Source, SourceReader};
-use crate::formats::{Field, FieldKind, Fields, JsonRecord};
+use crate::dataflow::{
+    EventTimes, InputCounters, Limit, Owned, Row, Sink, SinkWriter, Source, SourceReader, Stamp,
+};
+use crate::formats::{Chunk, Field, FieldKind, Fields, JsonRecord};
 
 /// A folder that is empty at first and gone at the end.
 struct Folder(PathBuf);
@@ -54,6 +56,14 @@ fn partitioned(path: &Path, bytes: u64) -> MappedFile {
     MappedFile::open_partitioned(path, NonZeroU64::new(bytes).unwrap()).unwrap()
 }
 
+/// The lines of a chunk without their newlines.
+fn lines_of(chunk: Chunk<'_>) -> impl Iterator<Item = Vec<u8>> + '_ {
+    chunk.bytes.split_inclusive(|&byte| byte == b'\n').map(|line| {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        line.to_vec()
+    })
+}
+
 /// The lines of each partition, each batch taking about `batch_bytes`.
 fn read_all(lines: &MappedFile, batch_bytes: u64) -> Vec<Vec<Vec<u8>>> {
     let mut reader = lines.open().unwrap();
@@ -65,8 +75,8 @@ fn read_all(lines: &MappedFile, batch_bytes: u64) -> Vec<Vec<Vec<u8>>> {
             assert!(choice.to > from || choice.ended, "a batch takes something or is the last");
             assert_eq!(choice.asserted, None);
             let before = read.len();
-            let each = |line: &[u8]| read.push(line.to_vec());
-            reader.read_lines(partition, from..choice.to, each).unwrap();
+            let each = |chunk: Chunk<'_>| read.extend(lines_of(chunk));
+            reader.read_chunks(partition, from..choice.to, each).unwrap();
             assert!(choice.to - from <= batch_bytes || read.len() == before + 1);
             if choice.ended {
                 return read;
@@ -123,14 +133,14 @@ fn an_input_truncated_meanwhile_is_said_and_survived() {
     let mut reader = MappedFile::open(&path).unwrap().open().unwrap();
     let first = reader.choose(PartitionId(0), 0, &limit(100));
     fs::File::options().write(true).open(&path).unwrap().set_len(10).unwrap();
-    let read = reader.read_lines(PartitionId(0), 0..first.to, |_| ());
+    let read = reader.read_chunks(PartitionId(0), 0..first.to, |_| ());
     assert!(matches!(read, Err(ConnectorError::Truncated { was: 50_000, is: 10, .. })));
 
     // What a choice met is not forgotten, even if the file is whole again when it is read.
     let next = reader.choose(PartitionId(0), first.to, &limit(100));
     assert!(next.to > first.to && !next.ended);
     fs::File::options().write(true).open(&path).unwrap().set_len(50_000).unwrap();
-    let read = reader.read_lines(PartitionId(0), first.to..next.to, |_| ());
+    let read = reader.read_chunks(PartitionId(0), first.to..next.to, |_| ());
     assert!(matches!(read, Err(ConnectorError::Truncated { is: 10, .. })));
 }
 
@@ -187,11 +197,9 @@ impl Row for Tick {
 
 impl JsonRecord for Tick {
     const FIELDS: &'static [Field] = &[Field { name: "t", kind: FieldKind::UnsignedText }];
+    const EVENT_TIME: usize = 0;
     fn from_fields<'a>(fields: &Fields<'a>) -> u64 {
         fields.unsigned(0)
-    }
-    fn event_time(record: &u64) -> u64 {
-        *record
     }
 }
 
@@ -207,18 +215,19 @@ fn lines_are_counted_by_what_they_are_and_malformed_ones_are_kept_verbatim() {
     assert_eq!((source.partition_count(), source.out_of_orderness_ms()), (2, 3000));
 
     let mut reader = source.open().unwrap();
-    let (mut counters, mut times) = (InputCounters::default(), Vec::new());
+    let (mut counters, mut stamps) = (InputCounters::default(), Vec::new());
     for partition in (0..2).map(PartitionId) {
         let from = reader.first_offset(partition);
         let to = reader.choose(partition, from, &limit(1000)).to;
-        let emit = |record: &u64, time| times.push((*record, time));
-        reader.read(partition, from..to, &mut counters, emit).unwrap();
+        let mut times = EventTimes::new(source.out_of_orderness_ms());
+        let emit = |record: &u64, stamp: &Stamp| stamps.push((*record, stamp.event_time));
+        reader.read(partition, from..to, &mut times, &mut counters, emit).unwrap();
     }
     reader.close().unwrap();
     dead.merge().unwrap();
 
-    assert_eq!(counters, InputCounters { lines: 6, blank: 2, malformed: 2, ok: 2 });
-    assert_eq!(times, [(5, 5), (3, 3)]);
+    assert_eq!(counters, InputCounters { lines: 6, blank: 2, malformed: 2, ok: 2, filtered: 0 });
+    assert_eq!(stamps, [(5, 5), (3, 3)]);
     assert_eq!(fs::read(dead.path()).unwrap(), b"no\xff\r\n{\"t\": []}\n");
     assert_eq!(names(&folder.0.join("dead")), ["letters.jsonl"]);
 }

@@ -36,7 +36,7 @@ pub use aggregate::{Aggregate, Combining, Count};
 pub use job::{Combine, Dataflow, DataflowOptions, Job, JobError};
 pub use row::{Owned, Row, Stamp};
 pub use sink::{Sink, SinkWriter};
-pub use source::{Choice, InputCounters, Limit, Source, SourceReader};
+pub use source::{Choice, EventTimes, InputCounters, Limit, Source, SourceReader};
 pub use source_head::SourceHead;
 pub use stage::TaskError;
 pub use stream::{KeyedStream, Stream, WindowedStream};

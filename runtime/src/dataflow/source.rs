@@ -6,7 +6,7 @@ use drizzle_scheduler::plan::Pacing;
 use drizzle_scheduler::{Instant, PartitionId, Watermark};
 
 use crate::connectors::ConnectorError;
-use crate::dataflow::Row;
+use crate::dataflow::{Row, Stamp};
 
 /// An input that several cores read, each its own partitions.
 ///
@@ -45,17 +45,18 @@ pub trait SourceReader: Send + 'static {
     /// (`to == from`) is always allowed.
     fn choose(&mut self, partition: PartitionId, from: u64, limit: &Limit) -> Choice;
 
-    /// Reads exactly `range`, calling `emit` with each valid record and its event time in
-    /// milliseconds, in order.
+    /// Reads exactly `range`, calling `emit` with each valid record in order. The stamps are those
+    /// of `times`, which is told of every valid record, also of one that the source itself leaves out.
     fn read<F>(
         &mut self,
         partition: PartitionId,
         range: Range<u64>,
+        times: &mut EventTimes,
         counters: &mut InputCounters,
         emit: F,
     ) -> Result<(), ConnectorError>
     where
-        F: FnMut(&<Self::Record as Row>::Of<'_>, u64);
+        F: FnMut(&<Self::Record as Row>::Of<'_>, &Stamp);
 
     /// The job ends well: makes what it wrote on the side (dead letters) complete.
     fn close(&mut self) -> Result<(), ConnectorError> {
@@ -84,6 +85,34 @@ pub struct Choice {
     pub asserted: Option<Watermark>,
 }
 
+/// The event times of one source partition, in the order of its records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventTimes {
+    largest: u64,
+    out_of_orderness_ms: u64,
+}
+
+impl EventTimes {
+    /// Of a partition whose event times run backwards by at most so many milliseconds.
+    pub fn new(out_of_orderness_ms: u64) -> EventTimes {
+        EventTimes { largest: 0, out_of_orderness_ms }
+    }
+
+    /// The stamp of the next record, whose event time counts from then on.
+    #[inline]
+    pub fn stamp(&mut self, event_time: u64) -> Stamp {
+        let watermark = self.watermark();
+        self.largest = self.largest.max(event_time);
+        Stamp { event_time, watermark }
+    }
+
+    /// The watermark that follows from the records so far.
+    #[inline]
+    pub fn watermark(&self) -> Watermark {
+        Watermark(self.largest.saturating_sub(self.out_of_orderness_ms))
+    }
+}
+
 /// What a source counts: `lines = blank + malformed + ok`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InputCounters {
@@ -95,4 +124,6 @@ pub struct InputCounters {
     pub malformed: u64,
     /// Lines that are one.
     pub ok: u64,
+    /// Those of them that the source's own predicate left out.
+    pub filtered: u64,
 }

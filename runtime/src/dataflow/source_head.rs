@@ -9,7 +9,7 @@ use drizzle_scheduler::{PartitionId, Watermark};
 
 use crate::connectors::ConnectorError;
 use crate::dataflow::stage::{Head, Intake, IntakeState, RunningHead, StageContext, TaskError};
-use crate::dataflow::{InputCounters, Limit, Row, Source, SourceReader, Stamp};
+use crate::dataflow::{EventTimes, InputCounters, Limit, Row, Source, SourceReader, Stamp};
 
 /// A source and the name of its operator.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ impl<S: Source> Head for SourceHead<S> {
         let partitions = (0..self.source.partition_count()).map(PartitionId);
         let partitions = partitions.map(|partition| Partition {
             offset: reader.first_offset(partition),
-            largest_event_time: 0,
+            times: EventTimes::new(self.source.out_of_orderness_ms()),
             watermark: Watermark::NONE,
             ended: false,
         });
@@ -36,7 +36,6 @@ impl<S: Source> Head for SourceHead<S> {
             reader,
             name: self.name.clone(),
             counters: InputCounters::default(),
-            out_of_orderness_ms: self.source.out_of_orderness_ms(),
             batch_bytes: context.batch_bytes,
             started: false,
         })
@@ -51,7 +50,6 @@ pub struct RunningSource<D> {
     /// Of all partitions; those of other cores stay at their first offset.
     partitions: Vec<Partition>,
     counters: InputCounters,
-    out_of_orderness_ms: u64,
     batch_bytes: u64,
     started: bool,
 }
@@ -60,7 +58,7 @@ pub struct RunningSource<D> {
 struct Partition {
     /// The offset that the next batch begins at.
     offset: u64,
-    largest_event_time: u64,
+    times: EventTimes,
     watermark: Watermark,
     ended: bool,
 }
@@ -108,29 +106,24 @@ impl<D: SourceReader> RunningHead for RunningSource<D> {
         run: &Run,
         partition: PartitionId,
         intake: &mut Intake<'_>,
-        mut emit: F,
+        emit: F,
     ) -> Result<(), TaskError>
     where
         F: FnMut(&<D::Record as Row>::Of<'_>, &Stamp),
     {
         let (range, asserted) = self.choose(run, partition, intake);
-        let out_of_orderness_ms = self.out_of_orderness_ms;
         let state = &mut self.partitions[partition.index()];
-        let mut largest = state.largest_event_time;
         let offsets = range.from..range.to;
         if !offsets.is_empty() {
-            self.reader.read(partition, offsets, &mut self.counters, |record, event_time| {
-                let watermark = Watermark(largest.saturating_sub(out_of_orderness_ms));
-                emit(record, &Stamp { event_time, watermark });
-                largest = largest.max(event_time);
-            })?;
+            // By value, so that the compiler need not think of it as memory.
+            let mut times = state.times;
+            self.reader.read(partition, offsets, &mut times, &mut self.counters, emit)?;
+            state.times = times;
         }
-        state.largest_event_time = largest;
-        let derived = Watermark(largest.saturating_sub(out_of_orderness_ms));
         let known = if state.ended || run.purpose == Purpose::Flush {
             Watermark::END
         } else {
-            asserted.unwrap_or(derived)
+            asserted.unwrap_or(state.times.watermark())
         };
         state.watermark = state.watermark.max(known);
         let (ended, watermark) = (state.ended, state.watermark);
@@ -149,11 +142,12 @@ impl<D: SourceReader> RunningHead for RunningSource<D> {
     }
 
     fn counters(&self, report: &mut dyn FnMut(&str, &str, u64)) {
-        let InputCounters { lines, blank, malformed, ok } = self.counters;
+        let InputCounters { lines, blank, malformed, ok, filtered } = self.counters;
         report(&self.name, "lines", lines);
         report(&self.name, "blank", blank);
         report(&self.name, "malformed", malformed);
         report(&self.name, "ok", ok);
+        report(&self.name, "filtered", filtered);
     }
 
     fn close(&mut self) -> Result<(), ConnectorError> {

@@ -4,4 +4,4 @@ mod json;
 #[cfg(test)]
 mod tests;
 
-pub use json::{Field, FieldKind, Fields, JsonDecoder, JsonRecord, Line, Malformed};
+pub use json::{Chunk, Field, FieldKind, Fields, JsonDecoder, JsonRecord, Keep, Line, Malformed};

@@ -1,9 +1,10 @@
 //! The meaning of a JSON line: a table of its edges, and agreement with a model elsewhere.
 
+use drizzle_scheduler::Watermark;
 use proptest::prelude::*;
 
-use super::{Field, FieldKind, Fields, JsonDecoder, JsonRecord, Line, Malformed};
-use crate::dataflow::Row;
+use super::{Chunk, Field, FieldKind, Fields, JsonDecoder, JsonRecord, Keep, Line, Malformed};
+use crate::dataflow::{EventTimes, InputCounters, Row, Stamp};
 
 #[derive(Debug, PartialEq, Eq)]
 struct Event<'a> {
@@ -20,11 +21,9 @@ impl JsonRecord for Event<'static> {
         Field { name: "ad", kind: FieldKind::Text },
         Field { name: "time", kind: FieldKind::UnsignedText },
     ];
+    const EVENT_TIME: usize = 1;
     fn from_fields<'a>(fields: &Fields<'a>) -> Event<'a> {
         Event { ad: fields.text(0), time: fields.unsigned(1) }
-    }
-    fn event_time(record: &Event<'_>) -> u64 {
-        record.time
     }
 }
 
@@ -187,7 +186,27 @@ fn values_without_escapes_are_borrowed_from_the_line() {
     let mut decoder = JsonDecoder::<Event<'static>>::new();
     let Line::Record(event) = decoder.decode(line) else { panic!("a valid line") };
     assert!(line.as_ptr_range().contains(&event.ad.as_ptr()));
-    assert_eq!(Event::<'static>::event_time(&event), 1);
+}
+
+#[test]
+fn a_predicate_leaves_records_out_and_nothing_else() {
+    let mut decoder =
+        JsonDecoder::<Event<'static>>::keeping(Some(Keep::equal::<Event<'static>>("ad", "a")));
+    let bytes = b"{\"ad\": \"a\", \"time\": 7}\n\n{\"ad\": \"b\", \"time\": 9}\n{\"ad\": \"b\"}\n\
+        {\"ad\": \"\\u0061\", \"time\": \"8\"}";
+    let (mut times, mut counters) = (EventTimes::new(2), InputCounters::default());
+    let (mut kept, mut bad) = (Vec::new(), Vec::new());
+    decoder.decode_lines(
+        Chunk { bytes, shift_ms: 100 },
+        &mut times,
+        &mut counters,
+        |event, stamp| kept.push((event.time, *stamp)),
+        |line| bad.push(line.to_vec()),
+    );
+    let stamp = |event_time, watermark| Stamp { event_time, watermark: Watermark(watermark) };
+    assert_eq!(kept, [(107, stamp(107, 0)), (108, stamp(108, 107))]);
+    assert_eq!(bad, [br#"{"ad": "b"}"#]);
+    assert_eq!(counters, InputCounters { lines: 5, blank: 1, malformed: 1, ok: 3, filtered: 1 });
 }
 
 /// The same meaning, from a whole tree: `None` at the edges where a tree differs from a visitor.

@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use drizzle::connectors::ConnectorError;
 use drizzle::dataflow::{
-    Aggregate, Choice, Combining, InputCounters, Limit, Owned, Sink, SinkWriter, Source,
-    SourceReader, WindowResult,
+    Aggregate, Choice, Combining, EventTimes, InputCounters, Limit, Owned, Sink, SinkWriter,
+    Source, SourceReader, Stamp, WindowResult,
 };
 use drizzle::scheduler::plan::Pacing;
 use drizzle::scheduler::{BatchId, Instant, PartitionId};
@@ -106,11 +106,12 @@ impl SourceReader for Readings {
         &mut self,
         partition: PartitionId,
         range: Range<u64>,
+        times: &mut EventTimes,
         counters: &mut InputCounters,
         mut emit: F,
     ) -> Result<(), ConnectorError>
     where
-        F: FnMut(&Reading, u64),
+        F: FnMut(&Reading, &Stamp),
     {
         for offset in range {
             if self.trouble == Trouble::ReadFails && offset == 300 {
@@ -119,7 +120,7 @@ impl SourceReader for Readings {
             counters.lines += 1;
             counters.ok += 1;
             let record = reading(u64::from(partition.0), offset);
-            emit(&record, record.time);
+            emit(&record, &times.stamp(record.time));
         }
         Ok(())
     }

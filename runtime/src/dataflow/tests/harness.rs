@@ -20,8 +20,8 @@ use crate::connectors::ConnectorError;
 use crate::core::CoreClock;
 use crate::dataflow::stage::{Intake, IntakeState, Output, Stage, StageContext, TaskError};
 use crate::dataflow::{
-    Aggregate, Choice, Combine, Combining, Dataflow, DataflowOptions, InputCounters, Job, Limit,
-    Owned, Sink, SinkWriter, Source, SourceReader, Tumbling, WindowResult,
+    Aggregate, Choice, Combine, Combining, Dataflow, DataflowOptions, EventTimes, InputCounters,
+    Job, Limit, Owned, Sink, SinkWriter, Source, SourceReader, Stamp, Tumbling, WindowResult,
 };
 
 pub(crate) const SOURCE: StageId = StageId(0);
@@ -135,17 +135,18 @@ impl SourceReader for ItemReader {
         &mut self,
         partition: PartitionId,
         range: Range<u64>,
+        times: &mut EventTimes,
         counters: &mut InputCounters,
         mut emit: F,
     ) -> Result<(), ConnectorError>
     where
-        F: FnMut(&Item, u64),
+        F: FnMut(&Item, &Stamp),
     {
         let items = &self.items.partitions[partition.index()];
         for item in &items[range.start as usize..range.end as usize] {
             counters.lines += 1;
             counters.ok += 1;
-            emit(item, item.time);
+            emit(item, &times.stamp(item.time));
         }
         Ok(())
     }

@@ -45,6 +45,7 @@ fn a_filter_keeps_records_and_counts_the_others() {
     assert_eq!(records, [0, 1, 2, 3]);
     let expected = [
         ("items.blank", 0),
+        ("items.filtered", 0),
         ("items.lines", 10),
         ("items.malformed", 0),
         ("items.ok", 10),

@@ -1,176 +1,29 @@
-//! JSON lines: a record declares the fields that it needs, and is built from them in place.
+//! The general path: what a line means is defined by this streaming visitor over serde_json, and a
+//! faster decoder must agree with it.
 //!
-//! What a line means is defined by this streaming visitor over serde_json; a faster decoder must
-//! agree with it. The whole line is valid UTF-8 and one JSON object with nothing after it; the last
+//! The whole line is valid UTF-8 and one JSON object with nothing after it; the last
 //! of duplicate keys holds, so a value of the wrong type is forgiven where a right one follows. A
 //! value that no field asks for is skipped by serde_json's `IgnoredAny`, which allows any nesting
 //! and does not pair surrogates; keys of the object and strings of declared fields must pair them.
 
 use std::fmt;
-use std::marker::PhantomData;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 
-use crate::dataflow::Row;
-
-/// A record that is made from fields of a JSON object.
-///
-/// ```
-/// use drizzle::dataflow::Row;
-/// use drizzle::formats::{Field, FieldKind, Fields, JsonDecoder, JsonRecord, Line};
-///
-/// struct Click<'a> { page: &'a str, time: u64 }
-/// impl Row for Click<'static> { type Of<'a> = Click<'a>; }
-/// impl JsonRecord for Click<'static> {
-///     const FIELDS: &'static [Field] = &[
-///         Field { name: "page", kind: FieldKind::Text },
-///         Field { name: "time", kind: FieldKind::UnsignedText },
-///     ];
-///     fn from_fields<'a>(fields: &Fields<'a>) -> Click<'a> {
-///         Click { page: fields.text(0), time: fields.unsigned(1) }
-///     }
-///     fn event_time(record: &Click<'_>) -> u64 { record.time }
-/// }
-///
-/// let mut decoder = JsonDecoder::<Click<'static>>::new();
-/// let Line::Record(click) = decoder.decode(br#"{"time": "12", "page": "/a"}"#) else { panic!() };
-/// assert_eq!((click.page, click.time), ("/a", 12));
-/// ```
-pub trait JsonRecord: Row {
-    /// What it needs. A line in which one of them is missing or of another kind is malformed.
-    const FIELDS: &'static [Field];
-
-    /// Builds it; `fields` are numbered as in [`FIELDS`](JsonRecord::FIELDS).
-    fn from_fields<'a>(fields: &Fields<'a>) -> Self::Of<'a>;
-
-    /// Its event time in milliseconds.
-    fn event_time(record: &Self::Of<'_>) -> u64;
-}
-
-/// A field that a record needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Field {
-    /// Its key in the object.
-    pub name: &'static str,
-    /// What its value must be.
-    pub kind: FieldKind,
-}
-
-/// What the value of a field must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FieldKind {
-    /// A string.
-    Text,
-    /// A non-negative integer of at most 2^63 - 1: a number, or a string of ASCII digits.
-    UnsignedText,
-}
-
-/// The values of a record's fields, all there and all of the right kind.
-#[derive(Clone, Copy, Debug)]
-pub struct Fields<'a> {
-    text: &'a str,
-    slots: &'a [Slot],
-}
-
-impl<'a> Fields<'a> {
-    /// The value of a field of kind `Text`, without its escapes. Panics for one of another kind.
-    #[inline]
-    pub fn text(&self, field: usize) -> &'a str {
-        let slot = &self.slots[field];
-        match slot.value {
-            Value::InLine { start, end } => &self.text[start..end],
-            Value::Unescaped => &slot.unescaped,
-            Value::Missing | Value::WrongKind | Value::Unsigned(_) => {
-                panic!("field {field} of the record is not declared as text")
-            }
-        }
-    }
-
-    /// The value of a field of kind `UnsignedText`. Panics for one of another kind.
-    #[inline]
-    pub fn unsigned(&self, field: usize) -> u64 {
-        match self.slots[field].value {
-            Value::Unsigned(value) => value,
-            Value::Missing | Value::WrongKind | Value::InLine { .. } | Value::Unescaped => {
-                panic!("field {field} of the record is not declared as a number")
-            }
-        }
-    }
-}
-
-/// What a line turned out to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Line<T> {
-    /// JSON white space only, or nothing.
-    Blank,
-    /// No valid record.
-    Malformed(Malformed),
-    /// A record.
-    Record(T),
-}
-
-/// Why a line is no valid record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    /// The bytes are not valid UTF-8.
-    #[error("not valid UTF-8")]
-    NotUtf8,
-    /// The text is not valid JSON, or something follows the object.
-    #[error("not valid JSON")]
-    NotJson,
-    /// The text begins another JSON value than an object.
-    #[error("not a JSON object")]
-    NotAnObject,
-    /// A declared field is not there.
-    #[error("field {0} is missing")]
-    Missing(&'static str),
-    /// A declared field is of another kind or out of range.
-    #[error("field {0} is of the wrong kind")]
-    WrongKind(&'static str),
-}
-
-/// Decodes lines one by one. It keeps its memory from line to line.
-#[derive(Debug)]
-pub struct JsonDecoder<R> {
-    slots: Vec<Slot>,
-    record: PhantomData<fn() -> R>,
-}
-
-impl<R: JsonRecord> JsonDecoder<R> {
-    /// A decoder for records of type `R`.
-    #[expect(clippy::new_without_default, reason = "a decoder is made in one way, by name")]
-    pub fn new() -> JsonDecoder<R> {
-        let slots = R::FIELDS.iter().map(|_| Slot::default()).collect();
-        JsonDecoder { slots, record: PhantomData }
-    }
-
-    /// Decodes a line, given without the newline that ends it.
-    #[inline]
-    pub fn decode<'a>(&'a mut self, line: &'a [u8]) -> Line<R::Of<'a>> {
-        if is_blank(line) {
-            return Line::Blank;
-        }
-        let Ok(text) = std::str::from_utf8(line) else {
-            return Line::Malformed(Malformed::NotUtf8);
-        };
-        if let Err(reason) = project(text, R::FIELDS, &mut self.slots) {
-            return Line::Malformed(reason);
-        }
-        Line::Record(R::from_fields(&Fields { text, slots: &self.slots }))
-    }
-}
+use super::decoder::Malformed;
+use super::record::{Field, FieldKind};
 
 /// The last value seen of one declared field.
 #[derive(Debug, Default)]
-struct Slot {
-    value: Value,
+pub(super) struct Slot {
+    pub(super) value: Value,
     /// Holds the value where it is `Unescaped`; else only memory for the next one.
-    unescaped: String,
+    pub(super) unescaped: String,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-enum Value {
+pub(super) enum Value {
     #[default]
     Missing,
     WrongKind,
@@ -187,12 +40,16 @@ const UNSIGNED_MAX: u64 = i64::MAX as u64;
 /// As many digits as `UNSIGNED_MAX` has; a number of so many digits fits into a u64.
 const UNSIGNED_DIGITS: usize = 19;
 
-fn is_blank(line: &[u8]) -> bool {
+pub(super) fn is_blank(line: &[u8]) -> bool {
     line.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
 }
 
 /// Fills one slot per field from the object in `text`, or says why it cannot.
-fn project(text: &str, fields: &'static [Field], slots: &mut [Slot]) -> Result<(), Malformed> {
+pub(super) fn project(
+    text: &str,
+    fields: &'static [Field],
+    slots: &mut [Slot],
+) -> Result<(), Malformed> {
     for slot in &mut *slots {
         slot.value = Value::Missing;
     }
