@@ -17,7 +17,9 @@ use drizzle::scheduler::plan::Prescheduling;
 use serde::{Deserialize, Serialize};
 
 use super::generator::{GeneratorOptions, Rate};
+use super::replay::{Format, ReplayOptions};
 use super::table::AdTable;
+use crate::size::Size;
 
 /// Seed of the generated events and of their table.
 const SEED: u64 = 20_171_028;
@@ -127,6 +129,16 @@ pub struct JobFlags {
     /// Read events from this file of JSON lines instead of generating them.
     #[arg(long, value_name = "FILE.jsonl", requires = "ads", requires = "out")]
     pub(super) events: Option<PathBuf>,
+    /// Hold so many bytes of events in memory, over 10 windows, and read them again and again, each time
+    /// 10 windows later; --rate and --duration mean nothing then.
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["events", "rate", "duration"])]
+    pub(super) replay: Option<Size>,
+    /// How often replayed events are read.
+    #[arg(long, default_value_t = NonZeroU64::new(20).expect("20 is not 0"), value_name = "N", requires = "replay")]
+    passes: NonZeroU64,
+    /// What replayed events are held as.
+    #[arg(long, value_enum, default_value_t = Format::Json, requires = "replay")]
+    format: Format,
     /// JSON object that gives the campaign of each ad.
     #[arg(long, value_name = "FILE.json")]
     pub(super) ads: Option<PathBuf>,
@@ -167,6 +179,8 @@ pub struct JobFlags {
 pub enum Input {
     /// They are generated.
     Generated,
+    /// They are held in memory.
+    Replayed(ReplayOptions),
     /// They are read, and counts are written.
     File {
         /// The events.
@@ -224,6 +238,9 @@ impl JobFlags {
     }
 
     pub(super) fn input(&self) -> Result<Input> {
+        if let Some(size) = self.replay {
+            return Ok(Input::Replayed(self.replayed(size)?));
+        }
         match (&self.events, self.output()) {
             (None, _) => Ok(Input::Generated),
             (Some(events), Some(output)) => Ok(Input::File { events: events.clone(), output }),
@@ -256,6 +273,17 @@ impl JobFlags {
             },
             duration_ns: u64::try_from(self.duration.0.as_nanos())
                 .context("--duration is too long")?,
+            window_ms: self.window_ms(),
+        })
+    }
+
+    fn replayed(&self, size: Size) -> Result<ReplayOptions> {
+        Ok(ReplayOptions {
+            seed: self.seed,
+            size,
+            format: self.format,
+            passes: self.passes,
+            partitions: NonZeroU32::new(self.partitions()).context("no partitions")?,
             window_ms: self.window_ms(),
         })
     }

@@ -125,6 +125,11 @@ impl Generator {
         self.events.events().plan
     }
 
+    /// About how long a line is, in bytes.
+    pub fn mean_bytes(&self) -> u64 {
+        self.events.events().mean_bytes()
+    }
+
     /// How many events there will be; `None` where the machine decides.
     pub fn total(&self) -> Option<u64> {
         self.events.schedule().total()

@@ -3,39 +3,45 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use drizzle::connectors::{JsonLines, JsonLinesSink, Lines, MappedFile};
+use drizzle::connectors::{JsonLines, JsonLinesSink, Lines, MappedFile, Replay};
 use drizzle::dataflow::{
-    Dataflow, DataflowOptions, Job, Lookup, Owned, Sink, Tumbling, WindowResult,
+    Dataflow, DataflowOptions, Head, Job, Lookup, Owned, Sink, Stream, Transform, Tumbling,
+    WindowResult,
 };
 use drizzle::node::{Collect, Outlet};
 
 use super::event::AdEvent;
 use super::flags::{Input, JobFlags};
-use super::generator::Generator;
+use super::generator::{Generator, VIEW};
+use super::replay::{AdRecord, Held, Memory};
 use super::results::{encode_json, encode_row};
 use super::table::AdTable;
 
 /// What the job yields: a campaign, a window, and how many views there were.
 pub type Counts = Owned<WindowResult<u32, u64>>;
 
-/// Builds the job. Every node does so from the same flags.
-pub fn job(flags: &JobFlags, outlet: &Outlet) -> Result<Job> {
+/// Builds the job. Every node does so from the same flags; `memory` holds what a process replays.
+pub fn job(flags: &JobFlags, outlet: &Outlet, memory: &Memory) -> Result<Job> {
     let table = Arc::new(flags.table()?);
+    let collect = || Collect::<Counts, _>::new(outlet, encode_row);
     match flags.input()? {
         Input::Generated => {
             let events = Generator::new(flags.generator()?, &table)?;
-            let sink = Collect::<Counts, _>::new(outlet, encode_row);
-            assemble(flags, table, events, sink)
+            from_lines(flags, table, events, collect())
         }
+        Input::Replayed(options) => match memory.get(options, &table)? {
+            Held::Json(lines) => from_lines(flags, table, lines, collect()),
+            Held::Binary(records) => from_records(flags, table, records, collect()),
+        },
         Input::File { events, output } => {
             let encode = encode_json(table.clone());
             let sink = JsonLinesSink::<Counts, _>::new(output, encode);
-            assemble(flags, table, MappedFile::open(events)?, sink)
+            from_lines(flags, table, MappedFile::open(events)?, sink)
         }
     }
 }
 
-fn assemble<L: Lines, S: Sink<Counts>>(
+fn from_lines<L: Lines, S: Sink<Counts>>(
     flags: &JobFlags,
     table: Arc<AdTable>,
     lines: L,
@@ -47,15 +53,49 @@ fn assemble<L: Lines, S: Sink<Counts>>(
     if let Some(output) = flags.dead_letter() {
         source = source.dead_letter(output);
     }
-    let options = DataflowOptions { partitions: flags.partitions(), combine: flags.combine() };
-    let flow = Dataflow::new("ysb", options);
-    flow.source("events", source)
-        .lookup_join("campaigns", table, |event| event.ad_id, |_, campaign: u32| campaign)
+    let flow = Dataflow::new("ysb", options(flags));
+    let campaigns = flow.source("events", source).lookup_join(
+        "campaigns",
+        table,
+        |event| event.ad_id,
+        |_, campaign: u32| campaign,
+    );
+    count(flags, campaigns, sink);
+    Ok(flow.build()?)
+}
+
+/// The same for events that were parsed before.
+fn from_records<S: Sink<Counts>>(
+    flags: &JobFlags,
+    table: Arc<AdTable>,
+    records: Replay<AdRecord>,
+    sink: S,
+) -> Result<Job> {
+    let flow = Dataflow::new("ysb", options(flags));
+    let campaigns = flow
+        .source("events", records)
+        .filter("views", |event| event.event_type == VIEW)
+        .lookup_join("campaigns", table, |event| &event.ad, |_, campaign: u32| campaign);
+    count(flags, campaigns, sink);
+    Ok(flow.build()?)
+}
+
+/// What follows once the campaign is known.
+fn count<H, T, S>(flags: &JobFlags, campaigns: Stream<H, T>, sink: S)
+where
+    H: Head,
+    T: Transform<H::Record, Out = Owned<u32>>,
+    S: Sink<Counts>,
+{
+    campaigns
         .key_by(|campaign| *campaign)
         .window(Tumbling::of(flags.window()))
         .count("counts")
         .sink("results", sink);
-    Ok(flow.build()?)
+}
+
+fn options(flags: &JobFlags) -> DataflowOptions {
+    DataflowOptions { partitions: flags.partitions(), combine: flags.combine() }
 }
 
 impl Lookup<str> for AdTable {
@@ -63,6 +103,18 @@ impl Lookup<str> for AdTable {
 
     fn lookup(&self, ad_id: &str) -> Option<u32> {
         self.campaign_of(ad_id)
+    }
+
+    fn fingerprint(&self) -> u64 {
+        AdTable::fingerprint(self)
+    }
+}
+
+impl Lookup<u64> for AdTable {
+    type Value = u32;
+
+    fn lookup(&self, ad: &u64) -> Option<u32> {
+        self.campaign_of_number(*ad)
     }
 
     fn fingerprint(&self) -> u64 {

@@ -2,7 +2,7 @@
 //! campaign, count per campaign and window of event time.
 //!
 //! [`job`] is the job itself. Beside it: [`flags`] what a user may choose, [`table`] ads and
-//! campaigns, [`generator`] events at a rate, [`oracle`] the same counts by a plain sequential run,
+//! campaigns, [`generator`] events at a rate, [`replay`] events in memory, [`oracle`] the same counts by a plain sequential run,
 //! [`run`] and [`report`] how it is started and what it prints.
 
 pub mod event;
@@ -11,6 +11,7 @@ pub mod generator;
 pub mod job;
 pub mod oracle;
 pub mod output;
+pub mod replay;
 pub mod report;
 pub mod results;
 mod run;

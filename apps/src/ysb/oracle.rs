@@ -1,11 +1,16 @@
 //! The oracle: a plain sequential run over the generator's events, without text, windows or hashes
 //! of the engine, and the comparison of its result with the engine's.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use drizzle::connectors::Replay;
+use serde::Deserialize;
+
 use super::generator::{EventPlan, VIEW};
+use super::replay::{AdRecord, Held, ad_number};
 use super::table::AdTable;
 
 /// How many differences are told in words.
@@ -51,6 +56,33 @@ pub struct Verdict {
     pub differences: Vec<String>,
 }
 
+/// An event in memory, as the oracle sees it.
+struct Judged {
+    event_time: u64,
+    /// Of a view.
+    campaign: Option<u32>,
+}
+
+/// What an event in memory says, by a parser that the engine does not use.
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow)]
+    ad_id: Cow<'a, str>,
+    #[serde(borrow)]
+    event_type: Cow<'a, str>,
+    #[serde(borrow)]
+    event_time: Cow<'a, str>,
+}
+
+/// A line that the generator wrote: there is no other in memory.
+fn judge_line(line: &[u8], campaigns: &BTreeMap<&str, u32>) -> Judged {
+    let event: Event<'_> = serde_json::from_slice(line).expect("the generator writes JSON");
+    Judged {
+        event_time: event.event_time.parse().expect("the generator writes times"),
+        campaign: (event.event_type == "view").then(|| campaigns[&*event.ad_id]),
+    }
+}
+
 impl Verdict {
     /// Whether the results are exactly the expected ones.
     pub fn holds(&self) -> bool {
@@ -74,19 +106,101 @@ impl Expected {
         taken: &[u64],
     ) -> Expected {
         let campaigns: Vec<usize> = table.ads().iter().map(|ad| ad.campaign as usize).collect();
-        let mut expected = Expected {
-            events: taken.iter().sum(),
-            filtered: 0,
-            counted: 0,
-            table: Arc::clone(table),
-            windows: BTreeMap::new(),
-        };
+        let mut expected = Expected { events: taken.iter().sum(), ..Expected::nothing(table) };
         for (partition, &events) in taken.iter().enumerate() {
             let indexes = (partition as u64..).step_by(taken.len()).take(events as usize);
             expected.run_partition(plan, &campaigns, window_ms.get(), indexes);
         }
         expected.filtered = expected.events - expected.counted;
         expected
+    }
+
+    /// Runs over what was taken of events in memory: the first `taken[p]` bytes or records of each
+    /// partition p, over all passes. What one pass holds is counted once and multiplied.
+    pub fn replayed(
+        held: &Held,
+        table: &Arc<AdTable>,
+        window_ms: NonZeroU64,
+        taken: &[u64],
+    ) -> Expected {
+        match held {
+            Held::Json(replay) => {
+                let campaigns: BTreeMap<&str, u32> =
+                    table.ads().iter().map(|ad| (&*ad.id, ad.campaign)).collect();
+                let judge = |line: &[u8]| judge_line(line, &campaigns);
+                let split = |bytes: &[u8]| -> Vec<Judged> {
+                    bytes.split_inclusive(|&byte| byte == b'\n').map(judge).collect()
+                };
+                Expected::over_passes(replay, split, table, window_ms, taken)
+            }
+            Held::Binary(replay) => {
+                let campaigns: BTreeMap<u64, u32> =
+                    table.ads().iter().map(|ad| (ad_number(&ad.id), ad.campaign)).collect();
+                let judge = |record: &AdRecord| Judged {
+                    event_time: record.event_time,
+                    campaign: (record.event_type == VIEW).then(|| campaigns[&record.ad]),
+                };
+                let split = |records: &[AdRecord]| records.iter().map(judge).collect();
+                Expected::over_passes(replay, split, table, window_ms, taken)
+            }
+        }
+    }
+
+    fn over_passes<T>(
+        replay: &Replay<T>,
+        judge: impl Fn(&[T]) -> Vec<Judged>,
+        table: &Arc<AdTable>,
+        window_ms: NonZeroU64,
+        taken: &[u64],
+    ) -> Expected {
+        let mut expected = Expected::nothing(table);
+        for (items, &taken) in replay.partitions().iter().zip(taken) {
+            let whole = taken.checked_div(items.len() as u64).unwrap_or(0);
+            let rest = (taken - whole * items.len() as u64) as usize;
+            for (first, passes, items) in [(0, whole, &items[..]), (whole, 1, &items[..rest])] {
+                let shifts = (first..first + passes).map(|pass| pass * replay.span_ms());
+                expected.add_judged(&judge(items), window_ms.get(), shifts);
+            }
+        }
+        expected.filtered = expected.events - expected.counted;
+        expected
+    }
+
+    /// Adds events once for each shift of their times.
+    fn add_judged(
+        &mut self,
+        events: &[Judged],
+        window_ms: u64,
+        shifts: impl Iterator<Item = u64> + Clone,
+    ) {
+        let passes = shifts.clone().count() as u64;
+        self.events += events.len() as u64 * passes;
+        let campaign_count = self.table.campaign_count() as usize;
+        let mut windows = BTreeMap::<u64, Vec<u64>>::new();
+        for event in events {
+            let Some(campaign) = event.campaign else { continue };
+            let window_start = event.event_time - event.event_time % window_ms;
+            let counts = windows.entry(window_start).or_insert_with(|| vec![0; campaign_count]);
+            counts[campaign as usize] += 1;
+            self.counted += passes;
+        }
+        for (shift, (window_start, counts)) in
+            shifts.flat_map(|shift| windows.iter().map(move |window| (shift, window)))
+        {
+            let sums = self.windows.entry(window_start + shift).or_default();
+            sums.resize(campaign_count, 0);
+            sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+    }
+
+    fn nothing(table: &Arc<AdTable>) -> Expected {
+        Expected {
+            events: 0,
+            filtered: 0,
+            counted: 0,
+            table: Arc::clone(table),
+            windows: BTreeMap::new(),
+        }
     }
 
     /// Compares `rows`, in any order, with what is expected.

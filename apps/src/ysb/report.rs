@@ -12,10 +12,11 @@ use drizzle::node::JobReport;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::flags::{ClusterFlags, JobFlags, RateFlag};
+use super::flags::{ClusterFlags, Input, JobFlags, RateFlag};
 use super::generator::Generator;
 use super::oracle::{Expected, Verdict};
 use super::output::Summary;
+use super::replay::Memory;
 use super::results::TimedRow;
 
 /// Makes sure, before the job runs, that its report can be written and is none of the `other` files.
@@ -105,37 +106,61 @@ enum Judgement {
     Counters { add_up: bool, written: Option<Summary> },
 }
 
+impl Judgement {
+    /// Counters among themselves, and what was written with what was counted.
+    fn of_file(flags: &JobFlags, job: &JobReport, counters: &Counters) -> Result<Judgement> {
+        let results = count(job, "counts.results");
+        let add_up = counters.add_up() && results == count(job, "results.written");
+        let output = flags.output().filter(|_| job.all_on_this_host);
+        let written = output.map(|output| Summary::read(&output)).transpose()?;
+        Ok(Judgement::Counters { add_up, written })
+    }
+
+    /// Rows and counters with what a sequential run expects.
+    fn of_rows(expected: &Expected, counters: &Counters, rows: &[TimedRow]) -> Judgement {
+        let mut verdict = expected.compare(rows.iter().map(|row| row.row));
+        verdict.require("events", expected.events, counters.ok);
+        verdict.require("filtered events", expected.filtered, counters.filtered);
+        verdict.require("counted events", expected.counted, counters.counted);
+        Judgement::Oracle(verdict)
+    }
+}
+
 impl Report {
     /// Judges a run.
     pub(super) fn new(
         shape: &Shape,
         flags: &JobFlags,
+        memory: &Memory,
         job: JobReport,
         rows: &[TimedRow],
     ) -> Result<Report> {
         let counters = Counters::of(&job);
         let window_ms = flags.window_ms();
-        let (verdict, latency, windows, results) = if flags.events.is_some() {
-            let results = count(&job, "counts.results");
-            let add_up = counters.add_up() && results == count(&job, "results.written");
-            let output = flags.output().filter(|_| job.all_on_this_host);
-            let written = output.map(|output| Summary::read(&output)).transpose()?;
-            let windows = written.as_ref().map_or(0, |written| written.windows);
-            (Judgement::Counters { add_up, written }, None, windows, results)
-        } else {
-            let table = Arc::new(flags.table()?);
-            let plan = Generator::new(flags.generator()?, &table)?.plan();
-            let taken: Vec<u64> = job.taken.iter().map(|&(_, _, from, to)| to - from).collect();
-            let expected = Expected::run(&plan, &table, window_ms, &taken);
-            let mut verdict = expected.compare(rows.iter().map(|row| row.row));
-            verdict.require("events", expected.events, counters.ok);
-            verdict.require("filtered events", expected.filtered, counters.filtered);
-            verdict.require("counted events", expected.counted, counters.counted);
-            let clocked = flags.rate != RateFlag::Max;
-            let base_ms = plan.base_ms();
-            let latency = Latency::of(rows, job.origin_ns, base_ms, window_ms.get());
-            let (windows, results) = (verdict.windows, verdict.results);
-            (Judgement::Oracle(verdict), clocked.then_some(latency), windows, results)
+        let (verdict, latency) = match flags.input()? {
+            Input::File { .. } => (Judgement::of_file(flags, &job, &counters)?, None),
+            Input::Replayed(options) => {
+                let table = Arc::new(flags.table()?);
+                let held = memory.get(options, &table)?;
+                let expected = Expected::replayed(&held, &table, window_ms, &taken(&job));
+                (Judgement::of_rows(&expected, &counters, rows), None)
+            }
+            Input::Generated => {
+                let table = Arc::new(flags.table()?);
+                let plan = Generator::new(flags.generator()?, &table)?.plan();
+                let expected = Expected::run(&plan, &table, window_ms, &taken(&job));
+                let clocked = flags.rate != RateFlag::Max;
+                let latency = clocked
+                    .then(|| Latency::of(rows, job.origin_ns, plan.base_ms(), window_ms.get()));
+                (Judgement::of_rows(&expected, &counters, rows), latency)
+            }
+        };
+        let (windows, results) = match &verdict {
+            Judgement::Oracle(verdict) => (verdict.windows, verdict.results),
+            Judgement::Counters { written, .. } => (
+                written.as_ref().map_or(0, |written| written.windows),
+                count(&job, "counts.results"),
+            ),
         };
         Ok(Report {
             group_size: shape.group_size,
@@ -272,7 +297,7 @@ impl Counters {
             blank: count(job, "events.blank"),
             malformed: count(job, "events.malformed"),
             ok: count(job, "events.ok"),
-            filtered: count(job, "events.filtered"),
+            filtered: count(job, "events.filtered") + count(job, "views.dropped"),
             unmatched: count(job, "campaigns.unmatched"),
             late: count(job, "counts.late"),
             counted: count(job, "counts.counted"),
@@ -296,6 +321,11 @@ impl Counters {
             "counted": self.counted,
         })
     }
+}
+
+/// How far each source partition was read.
+fn taken(job: &JobReport) -> Vec<u64> {
+    job.taken.iter().map(|&(_, _, from, to)| to - from).collect()
 }
 
 fn count(job: &JobReport, name: &str) -> u64 {

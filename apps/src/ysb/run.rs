@@ -18,6 +18,7 @@ use super::flags::{
     YsbArguments,
 };
 use super::job::job;
+use super::replay::Memory;
 use super::report::{self, Report, Shape};
 use super::results::{TimedRow, decode_rows};
 
@@ -92,8 +93,10 @@ fn local(flags: LocalFlags) -> Result<ExitCode, Failure> {
     let runtime = choose_runtime(&mut flags, cores as usize)?;
     let worker_cores = cluster.cores.to_string();
     let command = move |address: SocketAddr| worker_command(address, &worker_cores);
-    let worker = worker_config(cluster.cores, cpus.clone(), Exposure::Loopback, |_| {});
-    run_as_driver(&cluster, &flags, &cpus, |driver, job, observer, stop| {
+    let memory = Memory::default();
+    let worker =
+        worker_config(cluster.cores, cpus.clone(), Exposure::Loopback, memory.clone(), |_| {});
+    run_as_driver(&cluster, &flags, &cpus, &memory, |driver, job, observer, stop| {
         eprintln!("runtime: {runtime}");
         let processes = processes.then(|| Box::new(command) as Box<dyn Fn(SocketAddr) -> Command>);
         let config = ClusterConfig { driver, worker, processes };
@@ -109,7 +112,7 @@ fn driver(flags: DriverFlags) -> Result<ExitCode, Failure> {
     let exposure = exposure(insecure);
     let listener: TcpListener = node::listen_for_workers(listen, exposure)?;
     let address = listener.local_addr().context("the listener has no address")?;
-    run_as_driver(&cluster, &flags, &cpus, |driver, job, observer, stop| {
+    run_as_driver(&cluster, &flags, &cpus, &Memory::default(), |driver, job, observer, stop| {
         // Only now is everything else known to be right.
         eprintln!("waiting on {address} for {} workers", driver.workers);
         node::run_driver(&driver, job, listener, Vec::new(), observer, stop)
@@ -119,7 +122,7 @@ fn driver(flags: DriverFlags) -> Result<ExitCode, Failure> {
 fn worker(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
     let say = if flags.child { |_: &str| {} } else { |line: &str| eprintln!("{line}") };
     let exposure = exposure(flags.insecure);
-    let config = worker_config(flags.cores, Cpus::available(), exposure, say);
+    let config = worker_config(flags.cores, Cpus::available(), exposure, Memory::default(), say);
     match node::run_worker(flags.driver, &config) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         // The driver that started this process has said it already.
@@ -142,10 +145,16 @@ fn choose_runtime(flags: &mut JobFlags, cores: usize) -> Result<String> {
     Ok(chosen.describe())
 }
 
-fn worker_config(cores: u16, cpus: Cpus, exposure: Exposure, notice: fn(&str)) -> WorkerConfig {
-    let factory: JobFactory = Arc::new(|arguments: &[String], outlet: &Outlet| {
+fn worker_config(
+    cores: u16,
+    cpus: Cpus,
+    exposure: Exposure,
+    memory: Memory,
+    notice: fn(&str),
+) -> WorkerConfig {
+    let factory: JobFactory = Arc::new(move |arguments: &[String], outlet: &Outlet| {
         let flags = from_arguments(arguments).map_err(|error| sentence(&error))?;
-        let job = job(&flags, outlet).map_err(|error| sentence(&error))?;
+        let job = job(&flags, outlet, &memory).map_err(|error| sentence(&error))?;
         Ok(JobSetup { job, options: flags.options() })
     });
     WorkerConfig { cores, cpus, exposure, factory, notice }
@@ -180,6 +189,7 @@ fn run_as_driver(
     cluster: &ClusterFlags,
     flags: &JobFlags,
     cpus: &Cpus,
+    memory: &Memory,
     run: impl FnOnce(
         DriverConfig,
         &drizzle::dataflow::Job,
@@ -188,7 +198,7 @@ fn run_as_driver(
     ) -> Result<JobReport, NodeError>,
 ) -> Result<ExitCode, Failure> {
     let stop = node::stop_on_signals().context("cannot catch signals")?;
-    let job = job(flags, &Outlet::nowhere())?;
+    let job = job(flags, &Outlet::nowhere(), memory)?;
     let config = DriverConfig {
         workers: cluster.workers,
         group_size: cluster.group_size,
@@ -219,7 +229,7 @@ fn run_as_driver(
         }
     }
     let shape = Shape::new(cluster, flags, cpus.count());
-    let report = Report::new(&shape, flags, report, &watcher.rows)?;
+    let report = Report::new(&shape, flags, memory, report, &watcher.rows)?;
     print!("{report}");
     if let Some(path) = &cluster.report {
         report.write(path)?;

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use drizzle::connectors::Fingerprint;
-use hashbrown::HashMap;
 
 use super::generator::{hash, uuid};
+use super::replay::ad_number;
 
 /// The table that is made when none is given.
 const CAMPAIGNS: u64 = 100;
@@ -20,7 +19,11 @@ const ADS_PER_CAMPAIGN: u64 = 10;
 pub struct AdTable {
     ads: Vec<Ad>,
     campaigns: Vec<Box<str>>,
-    campaign_of: HashMap<Box<str>, u32, BuildHasherDefault<IdHasher>>,
+    /// Finds ads by their ids.
+    by_id: Index,
+    /// Finds ads by the numbers that stand for their ids.
+    by_number: Index,
+    numbers: Vec<u64>,
 }
 
 /// An ad of the table.
@@ -55,7 +58,16 @@ impl AdTable {
     /// The number of the campaign of an ad, if the table has that ad.
     #[inline]
     pub fn campaign_of(&self, ad_id: &str) -> Option<u32> {
-        self.campaign_of.get(ad_id).copied()
+        let id = ad_id.as_bytes();
+        let is_it = |ad: usize| is_same(self.ads[ad].id.as_bytes(), id);
+        self.by_id.find(hash_of_id(id), is_it).map(|ad| self.ads[ad].campaign)
+    }
+
+    /// The number of the campaign of the ad whose id has this [number](super::replay::ad_number).
+    #[inline]
+    pub fn campaign_of_number(&self, ad: u64) -> Option<u32> {
+        let is_it = |entry: usize| self.numbers[entry] == ad;
+        self.by_number.find(hash_of_word(0, ad), is_it).map(|ad| self.ads[ad].campaign)
     }
 
     /// The id of a campaign.
@@ -100,42 +112,92 @@ impl AdTable {
             .iter()
             .map(|(id, campaign)| Ad { id: id.as_str().into(), campaign: number(campaign) })
             .collect();
-        let campaign_of = ads.iter().map(|ad| (ad.id.clone(), ad.campaign)).collect();
-        AdTable { campaigns: campaigns.into_iter().map(Box::from).collect(), campaign_of, ads }
-    }
-}
-
-/// Hashes ids eight bytes at a time. The table is fixed when the job starts and its owner chose the
-/// ids, so nobody else can make them collide.
-#[derive(Clone, Copy, Debug, Default)]
-struct IdHasher(u64);
-
-impl IdHasher {
-    #[inline]
-    fn fold(&mut self, word: u64) {
-        let product = u128::from(self.0 ^ word) * 0x9e37_79b9_7f4a_7c15;
-        self.0 = product as u64 ^ (product >> 64) as u64;
-    }
-}
-
-impl Hasher for IdHasher {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks::<8>();
-        for word in words {
-            self.fold(u64::from_le_bytes(*word));
+        let numbers: Vec<u64> = ads.iter().map(|ad| ad_number(&ad.id)).collect();
+        AdTable {
+            campaigns: campaigns.into_iter().map(Box::from).collect(),
+            by_id: Index::new(ads.iter().map(|ad| hash_of_id(ad.id.as_bytes()))),
+            by_number: Index::new(numbers.iter().map(|&number| hash_of_word(0, number))),
+            numbers,
+            ads,
         }
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        self.fold(u64::from_le_bytes(last) ^ (bytes.len() as u64) << 56);
+    }
+}
+
+/// Finds entries by the hash of their key: one in eight places is taken, so that the first look
+/// is nearly always the last.
+#[derive(Clone, Debug)]
+struct Index {
+    /// Numbers of entries, plus one.
+    places: Vec<u32>,
+}
+
+impl Index {
+    fn new(hashes: impl ExactSizeIterator<Item = u64>) -> Index {
+        let mut index = Index { places: vec![0; (hashes.len() * 8).next_power_of_two().max(8)] };
+        for (number, hash) in (1..).zip(hashes) {
+            let mut place = index.first_place(hash);
+            while index.places[place] != 0 {
+                place = index.next_place(place);
+            }
+            index.places[place] = number;
+        }
+        index
     }
 
-    /// Only what ends a string, which the length above already tells.
+    /// The number of the entry for which `is_it` holds, among those whose keys have this hash.
     #[inline]
-    fn write_u8(&mut self, _: u8) {}
+    fn find(&self, hash: u64, is_it: impl Fn(usize) -> bool) -> Option<usize> {
+        let mut place = self.first_place(hash);
+        loop {
+            let entry = (self.places[place] as usize).checked_sub(1)?;
+            if is_it(entry) {
+                return Some(entry);
+            }
+            place = self.next_place(place);
+        }
+    }
 
     #[inline]
-    fn finish(&self) -> u64 {
-        self.0
+    fn first_place(&self, hash: u64) -> usize {
+        hash as usize & (self.places.len() - 1)
     }
+
+    #[inline]
+    fn next_place(&self, place: usize) -> usize {
+        (place + 1) & (self.places.len() - 1)
+    }
+}
+
+/// An id, eight bytes at a time; the last word may overlap the one before it. Of an id of fewer bytes the
+/// one word is filled up with zeros. Ids are compared with those of one length only.
+#[inline]
+fn words(id: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    let (chunks, _) = id.as_chunks::<8>();
+    let last = match id.last_chunk::<8>() {
+        Some(last) => *last,
+        None => {
+            let mut last = [0; 8];
+            last[..id.len()].copy_from_slice(id);
+            last
+        }
+    };
+    chunks.iter().copied().chain([last]).map(u64::from_le_bytes)
+}
+
+/// Hash of an id. The table is fixed when the job starts and its owner chose the ids, so nobody else
+/// can make them collide.
+#[inline]
+fn hash_of_id(id: &[u8]) -> u64 {
+    words(id).fold(id.len() as u64, hash_of_word)
+}
+
+#[inline]
+fn hash_of_word(state: u64, word: u64) -> u64 {
+    let product = u128::from(state ^ word) * 0x9e37_79b9_7f4a_7c15;
+    product as u64 ^ (product >> 64) as u64
+}
+
+#[inline]
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && words(one).eq(words(other))
 }

@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::event::AdEvent;
 use super::generator::{AD_TYPES, EVENT_TYPES, Generator, GeneratorOptions, Rate};
 use super::oracle::{Expected, ResultRow};
+use super::replay::ad_number;
 use super::table::AdTable;
 
 const MS: u64 = 1_000_000;
@@ -100,6 +101,28 @@ fn campaigns_are_numbered_in_the_order_of_their_ids() {
     let first = &table.ads()[0].id;
     for stranger in ["", "nope", &first[..35], &format!("{first} "), &format!("{first}\0")] {
         assert_eq!(table.campaign_of(stranger), None);
+    }
+}
+
+#[test]
+fn ads_are_found_by_ids_of_any_length() {
+    let id = |length: usize, last: char| format!("{}{last}", "x".repeat(length));
+    let ids = (0..70).flat_map(|length| [id(length, 'a'), id(length, 'b')]);
+    let pairs: BTreeMap<String, String> = ids.map(|id| (id.clone(), id)).collect();
+    let path = std::env::temp_dir().join(format!("drizzle-{}-lengths.json", std::process::id()));
+    std::fs::write(&path, serde_json::to_string(&pairs).unwrap()).unwrap();
+    let table = AdTable::load(&path);
+    std::fs::remove_file(&path).unwrap();
+    let table = table.unwrap();
+    for id in pairs.keys() {
+        let campaign = table.campaign_of(id).map(|campaign| table.name(campaign));
+        assert_eq!(campaign, Some(id.as_str()));
+        let campaign = table.campaign_of_number(ad_number(id));
+        assert_eq!(campaign, table.campaign_of(id));
+    }
+    for absent in [String::new(), id(7, 'c'), id(8, 'c'), id(70, 'a')] {
+        assert_eq!(table.campaign_of(&absent), None, "{absent}");
+        assert_eq!(table.campaign_of_number(ad_number(&absent)), None, "{absent}");
     }
 }
 

@@ -108,3 +108,15 @@ fn a_rate_below_one_event_a_batch_is_verified() {
     let report = verified("slow", "--duration 1s --rate 10 --workers 4 --window 100ms");
     assert_eq!(report["events"], 10);
 }
+
+#[test]
+fn events_in_memory_are_verified_in_every_pass() {
+    for format in ["json", "binary"] {
+        for (name, shape) in [("threads", ""), ("processes", "--processes --no-combine")] {
+            let flags =
+                format!("--replay 64KiB --passes 7 --format {format} --window 40ms {shape}");
+            let report = verified(&format!("replay-{format}-{name}"), &flags);
+            assert_eq!(report["windows"], 70, "{flags}");
+        }
+    }
+}

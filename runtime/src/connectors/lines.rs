@@ -48,6 +48,19 @@ pub trait LineReader: Send + 'static {
     ) -> Result<(), ConnectorError>;
 }
 
+/// Where the last line ends within `limit` bytes, or the first one if that is longer.
+pub(super) fn whole_lines(bytes: &[u8], limit: u64) -> usize {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    if bytes.len() <= limit {
+        return bytes.len();
+    }
+    let (within, beyond) = bytes.split_at(limit);
+    match memchr::memrchr(b'\n', within) {
+        Some(newline) => newline + 1,
+        None => memchr::memchr(b'\n', beyond).map_or(bytes.len(), |at| limit + at + 1),
+    }
+}
+
 /// A source that decodes each line of `L` as a JSON record `R`.
 ///
 /// ```no_run

@@ -25,6 +25,7 @@ use drizzle_scheduler::PartitionId;
 use drizzle_scheduler::plan::Pacing;
 use memmap2::{Advice, Mmap};
 
+use super::lines::whole_lines;
 use super::{ConnectorError, Fingerprint, LineReader, Lines};
 use crate::dataflow::{Choice, Limit};
 use crate::formats::Chunk;
@@ -129,7 +130,7 @@ impl LineReader for MappedFileReader {
         let next = self.boundary(partition.next());
         let end = *self.ends[partition.index()].get_or_insert_with(|| line_start(bytes, next));
         assert!(from <= end, "offset {from} lies beyond the end {end} of {partition}");
-        let to = choose_end(bytes, from..end, limit.bytes);
+        let to = from + whole_lines(&bytes[from as usize..end as usize], limit.bytes) as u64;
         Choice { to, ended: to == end, asserted: None }
     }
 
@@ -166,21 +167,6 @@ fn line_start(bytes: &[u8], offset: u64) -> u64 {
         Some(newline) => (before + newline + 1) as u64,
         None => bytes.len() as u64,
     }
-}
-
-/// Where to stop in `range`, which starts and ends with a line: at the last line's end within
-/// `limit` bytes, or after the first line if that is longer.
-fn choose_end(bytes: &[u8], range: Range<u64>, limit: u64) -> u64 {
-    if range.end - range.start <= limit {
-        return range.end;
-    }
-    let bytes = &bytes[range.start as usize..range.end as usize];
-    let (within, beyond) = bytes.split_at(limit as usize);
-    let length = match memchr::memrchr(b'\n', within) {
-        Some(newline) => newline + 1,
-        None => memchr::memchr(b'\n', beyond).map_or(bytes.len(), |at| within.len() + at + 1),
-    };
-    range.start + length as u64
 }
 
 /// A file and its bytes.

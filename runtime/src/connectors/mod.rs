@@ -6,6 +6,7 @@ mod json_lines_sink;
 mod lines;
 mod mapped_file;
 mod part_files;
+mod replay;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ pub use json_lines_sink::{JsonLinesSink, JsonLinesWriter};
 pub use lines::{JsonLines, JsonLinesReader, LineReader, Lines};
 pub use mapped_file::{MappedFile, MappedFileReader};
 pub use part_files::{Output, PartFile};
+pub use replay::{Replay, TimedRecord};
 
 /// What can go wrong between a job and the outside world.
 #[derive(Debug, thiserror::Error)]

@@ -8,9 +8,13 @@ use std::time::Duration;
 use drizzle_scheduler::{BatchId, Instant, PartitionId};
 use proptest::prelude::*;
 
-use super::{ConnectorError, JsonLines, JsonLinesSink, LineReader, Lines, MappedFile, Output};
+use super::{
+    ConnectorError, JsonLines, JsonLinesSink, LineReader, Lines, MappedFile, Output, Replay,
+    TimedRecord,
+};
 use crate::dataflow::{
-    EventTimes, InputCounters, Limit, Owned, Row, Sink, SinkWriter, Source, SourceReader, Stamp,
+    Choice, EventTimes, InputCounters, Limit, Owned, Row, Sink, SinkWriter, Source, SourceReader,
+    Stamp,
 };
 use crate::formats::{Chunk, Field, FieldKind, Fields, JsonRecord};
 
@@ -324,4 +328,58 @@ fn an_output_that_cannot_be_is_said_in_one_sentence() {
     fs::create_dir_all(folder.0.join("dir.jsonl/full")).unwrap();
     let said = Output::new(folder.0.join("dir.jsonl")).prepare().unwrap_err().to_string();
     assert!(said.contains("dir.jsonl: Is a directory"), "{said}");
+}
+
+// Replays.
+
+impl TimedRecord for u64 {
+    fn event_time(&self) -> u64 {
+        *self
+    }
+}
+
+/// Every choice of a replay, at most so many bytes each, and what each of them says.
+fn replay_all<S: Source>(source: &S, bytes: u64, mut each: impl FnMut(&Stamp)) -> InputCounters {
+    let (mut reader, mut counters) = (source.open().unwrap(), InputCounters::default());
+    for partition in (0..source.partition_count()).map(PartitionId) {
+        let mut times = EventTimes::new(0);
+        let mut from = reader.first_offset(partition);
+        loop {
+            let Choice { to, ended, .. } = reader.choose(partition, from, &limit(bytes));
+            if to > from {
+                let emit = |_: &<S::Record as Row>::Of<'_>, stamp: &Stamp| each(stamp);
+                reader.read(partition, from..to, &mut times, &mut counters, emit).unwrap();
+            }
+            if ended {
+                break;
+            }
+            assert!(to > from, "a replay always has more until it ends");
+            from = to;
+        }
+    }
+    counters
+}
+
+#[test]
+fn each_pass_of_a_replay_is_a_span_later() {
+    let passes = NonZeroU64::new(3).unwrap();
+    let lines = b"{\"t\": 1}\n{\"t\": 2}\nno\n".as_slice();
+    let more = b"{\"t\": 5}\n".as_slice();
+    let expected = [1, 2, 11, 12, 21, 22, 5, 15, 25];
+    for bytes in [1, 9, 12, 1000] {
+        let partitions = vec![lines.into(), more.into()];
+        let replay = Replay::new(partitions, passes, 10, 1).unwrap();
+        let mut times = Vec::new();
+        let source = JsonLines::<_, Tick>::new(replay);
+        let counters = replay_all(&source, bytes, |stamp| times.push(stamp.event_time));
+        assert_eq!(times, expected, "{bytes}");
+        assert_eq!((counters.lines, counters.malformed, counters.ok), (12, 3, 9));
+
+        let partitions: Vec<Box<[u64]>> = vec![Box::new([1, 2]), Box::new([5]), Box::new([])];
+        let mut times = Vec::new();
+        let source = Replay::new(partitions, passes, 10, 1).unwrap();
+        let counters = replay_all(&source, bytes, |stamp| times.push(stamp.event_time));
+        assert_eq!((times.as_slice(), counters.ok), (expected.as_slice(), 9), "{bytes}");
+    }
+    assert!(Replay::<u64>::new(Vec::new(), NonZeroU64::MAX, 2, 1).is_err());
 }

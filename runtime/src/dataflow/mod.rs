@@ -38,7 +38,7 @@ pub use row::{Owned, Row, Stamp};
 pub use sink::{Sink, SinkWriter};
 pub use source::{Choice, EventTimes, InputCounters, Limit, Source, SourceReader};
 pub use source_head::SourceHead;
-pub use stage::TaskError;
+pub use stage::{Head, TaskError};
 pub use stream::{KeyedStream, Stream, WindowedStream};
 pub use transform::{Filter, FilterMap, Identity, Lookup, LookupJoin, Map, Transform};
 pub use window::{Tumbling, WindowResult};
