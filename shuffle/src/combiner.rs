@@ -1,8 +1,6 @@
 //! Aggregation in front of a block: one entry for each key and window instead of one for each
 //! record (the paper's section 3.5, optimisation within a batch).
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use thiserror::Error;
 
 use crate::partition::combine;
@@ -25,8 +23,7 @@ pub struct CombinerFull;
 #[derive(Debug)]
 pub struct Combiner<K, A> {
     options: CombinerOptions,
-    /// Numbers of slots.
-    index: HashTable<u32>,
+    index: Index,
     slots: Vec<Slot<K, A>>,
 }
 
@@ -43,11 +40,11 @@ impl<K: Copy + Eq, A: Copy> Combiner<K, A> {
     /// An empty one.
     ///
     /// # Panics
-    /// If it may hold no entry at all, or more than 2^32.
+    /// If it may hold no entry at all, or more than 2^32 - 1.
     pub fn new(options: CombinerOptions) -> Combiner<K, A> {
         assert!(options.max_entries > 0, "a combiner holds at least one entry");
         assert!(u32::try_from(options.max_entries).is_ok(), "slots are numbered with 32 bits");
-        Combiner { options, index: HashTable::new(), slots: Vec::new() }
+        Combiner { options, index: Index::new(), slots: Vec::new() }
     }
 
     /// Applies `update` to the accumulator of `key` (whose partition hash is `hash`) and window,
@@ -67,29 +64,35 @@ impl<K: Copy + Eq, A: Copy> Combiner<K, A> {
         // Keys that get here share their partition, that is the high bits of their hash, and the
         // table looks at these: mix once more.
         let slot_hash = combine(hash, window_start);
-        let slots = &mut self.slots;
-        let is_same = |&number: &u32| {
-            let entry = &slots[number as usize].entry;
+        let slots = &self.slots;
+        let is_same = |number: usize| {
+            let entry = &slots[number].entry;
             entry.key == key && entry.window_start == window_start
         };
-        let rehash = |&number: &u32| slots[number as usize].slot_hash;
-        match self.index.entry(slot_hash, is_same, rehash) {
-            Entry::Occupied(found) => {
-                update(&mut slots[*found.get() as usize].entry.accumulator);
+        match self.index.find(slot_hash, is_same) {
+            Ok(number) => {
+                update(&mut self.slots[number].entry.accumulator);
+                return Ok(());
             }
-            Entry::Vacant(vacant) => {
-                if slots.len() == self.options.max_entries {
-                    return Err(CombinerFull);
-                }
+            Err(_) if self.slots.len() == self.options.max_entries => return Err(CombinerFull),
+            Err(place) => {
                 // First of all, because it is a user's and may panic.
                 let mut accumulator = init;
                 update(&mut accumulator);
                 let entry = PartialEntry { key, window_start, accumulator };
-                vacant.insert(slots.len() as u32);
-                slots.push(Slot { key_hash: hash, slot_hash, entry });
+                self.add(place, Slot { key_hash: hash, slot_hash, entry });
             }
         }
         Ok(())
+    }
+
+    #[inline(never)]
+    fn add(&mut self, place: usize, slot: Slot<K, A>) {
+        self.slots.push(slot);
+        self.index.set(place, self.slots.len() - 1);
+        if self.index.is_crowded(self.slots.len()) {
+            self.index.grow(self.slots.iter().map(|slot| slot.slot_hash));
+        }
     }
 
     /// Hands out all entries with their keys' partition hashes, in the order in which they were
@@ -104,23 +107,19 @@ impl<K: Copy + Eq, A: Copy> Combiner<K, A> {
         let stopped = self.slots.iter().enumerate().find_map(|(number, slot)| {
             each(slot.key_hash, &slot.entry).err().map(|error| (number, error))
         });
-        self.index.clear();
+        self.index.clear(self.slots.iter().map(|slot| slot.slot_hash));
         let Some((number, error)) = stopped else {
             self.slots.clear();
             return Ok(());
         };
         self.slots.drain(..number);
-        let slots = &self.slots;
-        for (number, slot) in slots.iter().enumerate() {
-            let rehash = |&number: &u32| slots[number as usize].slot_hash;
-            self.index.insert_unique(slot.slot_hash, number as u32, rehash);
-        }
+        self.index.fill(self.slots.iter().map(|slot| slot.slot_hash));
         Err(error)
     }
 
     /// Forgets all entries, for a task that failed half-way.
     pub fn discard(&mut self) {
-        self.index.clear();
+        self.index.clear(self.slots.iter().map(|slot| slot.slot_hash));
         self.slots.clear();
     }
 
@@ -132,6 +131,80 @@ impl<K: Copy + Eq, A: Copy> Combiner<K, A> {
     /// Whether it holds none.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
+    }
+}
+
+/// Finds slots by their hashes. A place holds the number of a slot plus one, or 0; a slot is at the first
+/// free place from its hash on, and at least half of the places are free, so that a search is short.
+#[derive(Debug)]
+struct Index {
+    /// A power of two of them.
+    places: Vec<u32>,
+}
+
+impl Index {
+    const FIRST_PLACES: usize = 16;
+
+    fn new() -> Index {
+        Index { places: vec![0; Index::FIRST_PLACES] }
+    }
+
+    /// The slot for which `is_same` holds, or the place where it would be.
+    #[inline]
+    fn find(&self, hash: u64, is_same: impl Fn(usize) -> bool) -> Result<usize, usize> {
+        let mask = self.places.len() - 1;
+        let mut place = hash as usize & mask;
+        loop {
+            match (self.places[place] as usize).checked_sub(1) {
+                None => return Err(place),
+                Some(number) if is_same(number) => return Ok(number),
+                Some(_) => place = (place + 1) & mask,
+            }
+        }
+    }
+
+    fn set(&mut self, place: usize, number: usize) {
+        self.places[place] = number as u32 + 1;
+    }
+
+    fn is_crowded(&self, slots: usize) -> bool {
+        slots * 2 > self.places.len()
+    }
+
+    /// Doubles the places, for slots of these hashes.
+    #[cold]
+    fn grow(&mut self, hashes: impl Iterator<Item = u64>) {
+        let places = self.places.len() * 2;
+        self.places.clear();
+        self.places.resize(places, 0);
+        self.fill(hashes);
+    }
+
+    /// Takes in slots of these hashes, where there are none.
+    fn fill(&mut self, hashes: impl Iterator<Item = u64>) {
+        for (number, hash) in hashes.enumerate() {
+            match self.find(hash, |_| false) {
+                Ok(_) => unreachable!("no slot is the same"),
+                Err(place) => self.set(place, number),
+            }
+        }
+    }
+
+    /// Forgets the slots, which have these hashes: where they are few, without touching all places.
+    fn clear(&mut self, hashes: impl ExactSizeIterator<Item = u64>) {
+        if hashes.len() * 16 >= self.places.len() {
+            self.places.fill(0);
+            return;
+        }
+        let mask = self.places.len() - 1;
+        for (number, hash) in (1..).zip(hashes) {
+            let mut place = hash as usize & mask;
+            // It is there, and places before it may have been cleared already.
+            while self.places[place] != number {
+                place = (place + 1) & mask;
+            }
+            self.places[place] = 0;
+        }
     }
 }
 

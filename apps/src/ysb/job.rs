@@ -73,8 +73,7 @@ fn from_records<S: Sink<Counts>>(
 ) -> Result<Job> {
     let flow = Dataflow::new("ysb", options(flags));
     let campaigns = flow
-        .source("events", records)
-        .filter("views", |event| event.event_type == VIEW)
+        .source("events", records.keep(|event: &AdRecord| event.event_type == VIEW))
         .lookup_join("campaigns", table, |event| &event.ad, |_, campaign: u32| campaign);
     count(flags, campaigns, sink);
     Ok(flow.build()?)
@@ -101,6 +100,7 @@ fn options(flags: &JobFlags) -> DataflowOptions {
 impl Lookup<str> for AdTable {
     type Value = u32;
 
+    #[inline]
     fn lookup(&self, ad_id: &str) -> Option<u32> {
         self.campaign_of(ad_id)
     }
@@ -113,6 +113,7 @@ impl Lookup<str> for AdTable {
 impl Lookup<u64> for AdTable {
     type Value = u32;
 
+    #[inline]
     fn lookup(&self, ad: &u64) -> Option<u32> {
         self.campaign_of_number(*ad)
     }

@@ -297,7 +297,7 @@ impl Counters {
             blank: count(job, "events.blank"),
             malformed: count(job, "events.malformed"),
             ok: count(job, "events.ok"),
-            filtered: count(job, "events.filtered") + count(job, "views.dropped"),
+            filtered: count(job, "events.filtered"),
             unmatched: count(job, "campaigns.unmatched"),
             late: count(job, "counts.late"),
             counted: count(job, "counts.counted"),

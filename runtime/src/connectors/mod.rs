@@ -18,7 +18,7 @@ pub use json_lines_sink::{JsonLinesSink, JsonLinesWriter};
 pub use lines::{JsonLines, JsonLinesReader, LineReader, Lines};
 pub use mapped_file::{MappedFile, MappedFileReader};
 pub use part_files::{Output, PartFile};
-pub use replay::{Replay, TimedRecord};
+pub use replay::{Replay, ReplayedRecords, TimedRecord};
 
 /// What can go wrong between a job and the outside world.
 #[derive(Debug, thiserror::Error)]

@@ -377,9 +377,13 @@ fn each_pass_of_a_replay_is_a_span_later() {
 
         let partitions: Vec<Box<[u64]>> = vec![Box::new([1, 2]), Box::new([5]), Box::new([])];
         let mut times = Vec::new();
-        let source = Replay::new(partitions, passes, 10, 1).unwrap();
+        let replay = Replay::new(partitions, passes, 10, 1).unwrap();
+        let source = replay.clone().keep(|_| true);
         let counters = replay_all(&source, bytes, |stamp| times.push(stamp.event_time));
         assert_eq!((times.as_slice(), counters.ok), (expected.as_slice(), 9), "{bytes}");
+        let (mut times, source) = (Vec::new(), replay.keep(|&time| time == 2));
+        let counters = replay_all(&source, bytes, |stamp| times.push(stamp.event_time));
+        assert_eq!((times.as_slice(), counters.filtered), ([2, 12, 22].as_slice(), 6), "{bytes}");
     }
     assert!(Replay::<u64>::new(Vec::new(), NonZeroU64::MAX, 2, 1).is_err());
 }

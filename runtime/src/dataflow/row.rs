@@ -33,3 +33,8 @@ pub struct Stamp {
     /// closed is late. It depends on the source partition alone, never on workers or batches.
     pub watermark: Watermark,
 }
+
+impl Stamp {
+    /// The stamp of no record.
+    pub const ZERO: Stamp = Stamp { event_time: 0, watermark: Watermark::NONE };
+}

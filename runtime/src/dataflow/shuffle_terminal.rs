@@ -1,6 +1,7 @@
 //! The terminal of a stage in front of a window: decides lateness, combines records if asked to,
 //! and writes one block for each core downstream.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use drizzle_scheduler::local::Run;
@@ -71,6 +72,7 @@ where
             incarnation: context.incarnation,
             destinations: Destinations::default(),
             writers,
+            window: 0..0,
             late: 0,
             counted: 0,
             full: None,
@@ -85,6 +87,8 @@ pub struct RunningShuffle<R: Row, F, K: Record, A: Aggregate<R>> {
     incarnation: Incarnation,
     destinations: Destinations,
     writers: Writers<K, A::Value, A::Accumulator>,
+    /// The window of the last record: the next one's is mostly the same, and division is slow.
+    window: Range<u64>,
     late: u64,
     counted: u64,
     full: Option<StoreFull>,
@@ -136,6 +140,12 @@ where
     F: Fn(&R::Of<'_>) -> K + Clone + Send + Sync + 'static,
     A: Aggregate<R>,
 {
+    #[cold]
+    fn turn_to(&mut self, event_time: u64) {
+        let start = self.shuffle.window.start_of(event_time);
+        self.window = start..self.shuffle.window.end_of(start);
+    }
+
     /// Writes out what was combined so far.
     fn drain(&mut self, output: &mut Output<'_>) -> Result<(), StoreFull> {
         let Writers::Combining(combiner, writers) = &mut self.writers else { return Ok(()) };
@@ -143,6 +153,7 @@ where
         combiner.drain(|hash, entry| writers[destinations.of(hash)].append(output.store, entry))
     }
 
+    #[inline]
     fn write(
         &mut self,
         record: &R::Of<'_>,
@@ -210,15 +221,18 @@ where
         Ok(())
     }
 
+    #[inline]
     fn push(&mut self, record: &R::Of<'_>, stamp: &Stamp, output: &mut Output<'_>) {
-        let window_start = self.shuffle.window.start_of(stamp.event_time);
-        if self.shuffle.window.end_of(window_start) <= stamp.watermark.0 {
+        if !self.window.contains(&stamp.event_time) {
+            self.turn_to(stamp.event_time);
+        }
+        if self.window.end <= stamp.watermark.0 {
             self.late += 1;
             return;
         }
         self.counted += 1;
         if self.full.is_none() {
-            self.full = self.write(record, window_start, output).err();
+            self.full = self.write(record, self.window.start, output).err();
         }
     }
 

@@ -29,6 +29,7 @@ pub struct Identity;
 impl<In: Row> Transform<In> for Identity {
     type Out = In;
 
+    #[inline]
     fn apply<F>(&mut self, record: &In::Of<'_>, stamp: &Stamp, mut emit: F)
     where
         F: FnMut(&In::Of<'_>, &Stamp),
@@ -56,6 +57,7 @@ where
 {
     type Out = T::Out;
 
+    #[inline]
     fn apply<F>(&mut self, record: &In::Of<'_>, stamp: &Stamp, mut emit: F)
     where
         F: FnMut(&<T::Out as Row>::Of<'_>, &Stamp),
@@ -92,6 +94,7 @@ where
 {
     type Out = Owned<U>;
 
+    #[inline]
     fn apply<F>(&mut self, record: &In::Of<'_>, stamp: &Stamp, mut emit: F)
     where
         F: FnMut(&U, &Stamp),
@@ -123,6 +126,7 @@ where
 {
     type Out = Owned<U>;
 
+    #[inline]
     fn apply<F>(&mut self, record: &In::Of<'_>, stamp: &Stamp, mut emit: F)
     where
         F: FnMut(&U, &Stamp),
@@ -188,6 +192,7 @@ where
 {
     type Out = Owned<U>;
 
+    #[inline]
     fn apply<F>(&mut self, record: &In::Of<'_>, stamp: &Stamp, mut emit: F)
     where
         F: FnMut(&U, &Stamp),
