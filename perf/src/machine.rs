@@ -11,3 +11,21 @@ pub(crate) fn describe() -> Value {
     let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     json!({ "kernel": kernel.trim(), "cpus": cpus, "model": model.trim() })
 }
+
+/// Says what figures were measured on.
+pub(crate) fn print(figures: &Value) {
+    let machine = &figures["machine"];
+    println!(
+        "machine             Linux {}, {} x {}",
+        machine["kernel"].as_str().unwrap_or_default(),
+        machine["cpus"],
+        machine["model"].as_str().unwrap_or_default(),
+    );
+    println!(
+        "runtime             {}, {}, {} polling, group {}",
+        figures["host"].as_str().unwrap_or_default(),
+        figures["io"].as_str().unwrap_or_default(),
+        figures["poll"].as_str().unwrap_or_default(),
+        figures["group_size"],
+    );
+}

@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+mod data_plane;
+mod figures;
 mod machine;
 mod polling;
 mod run;
@@ -22,6 +24,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Measurement {
+    /// How fast data goes through the job, from memory.
+    DataPlane(data_plane::Flags),
     /// Whether polling adapts: throughput of more workers than processors, beside one for each.
     Polling(polling::Flags),
     /// The job itself, which measurements start as processes of their own.
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
             drizzle::node::abort_on_panic_outside_tasks();
             return ysb::main(*arguments);
         }
+        Measurement::DataPlane(flags) => data_plane::measure(&flags),
         Measurement::Polling(flags) => polling::measure(&flags),
     };
     match result {

@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::figures::{median, reached, write_json};
 use crate::machine;
-use crate::run::{median, ysb};
+use crate::run::ysb;
 
 /// How the measurement is done.
 #[derive(Debug, Args)]
@@ -77,11 +78,7 @@ pub(crate) fn measure(flags: &Flags) -> Result<()> {
         "verified": true,
     });
     print(&figures);
-    if let Some(path) = &flags.json {
-        let text = serde_json::to_string_pretty(&figures)? + "\n";
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    write_json(flags.json.as_deref(), &figures)
 }
 
 fn command(flags: &Flags, workers: u32) -> Vec<String> {
@@ -92,20 +89,7 @@ fn command(flags: &Flags, workers: u32) -> Vec<String> {
 }
 
 fn print(figures: &Value) {
-    let machine = &figures["machine"];
-    println!(
-        "machine             Linux {}, {} x {}",
-        machine["kernel"].as_str().unwrap_or_default(),
-        machine["cpus"],
-        machine["model"].as_str().unwrap_or_default(),
-    );
-    println!(
-        "runtime             {}, {}, {} polling, group {}",
-        figures["host"].as_str().unwrap_or_default(),
-        figures["io"].as_str().unwrap_or_default(),
-        figures["poll"].as_str().unwrap_or_default(),
-        figures["group_size"],
-    );
+    machine::print(figures);
     for side in 0..2 {
         println!(
             "{:>2} workers          {:>14.0} events/s (median, verified)",
@@ -114,6 +98,6 @@ fn print(figures: &Value) {
         );
     }
     let ratio = figures["ratio"].as_f64().unwrap_or(f64::NAN);
-    let verdict = if ratio >= GOAL { "reached" } else { "missed" };
+    let verdict = reached(ratio >= GOAL);
     println!("ratio               {ratio:.3} (median of pairs; goal {GOAL}: {verdict})");
 }

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use drizzle::connectors::Output;
+use drizzle::connectors::{Fingerprint, Output};
 use drizzle::node::JobReport;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::flags::{ClusterFlags, Input, JobFlags, RateFlag};
 use super::generator::Generator;
-use super::oracle::{Expected, Verdict};
+use super::oracle::{Expected, ResultRow, Verdict};
 use super::output::Summary;
 use super::replay::Memory;
 use super::results::TimedRow;
@@ -66,6 +66,8 @@ pub struct Report {
     results: u64,
     latency: Option<Latency>,
     verdict: Judgement,
+    /// Over all rows that the driver collected, in their order.
+    output_hash: Option<u64>,
 }
 
 /// The counters of the benchmark: `lines = blank + malformed + ok`,
@@ -171,6 +173,7 @@ impl Report {
             windows,
             results,
             latency,
+            output_hash: (!rows.is_empty()).then(|| hash_of(rows)),
             verdict,
         })
     }
@@ -233,6 +236,7 @@ impl Report {
             "lost": lost,
             "duplicated": duplicated,
             "verified": self.is_verified(),
+            "output_hash": self.output_hash.map(|hash| format!("{hash:016x}")),
             "stopped": self.job.stopped,
             "counters": self.counters.to_json(),
             "per_window": per_window,
@@ -321,6 +325,16 @@ impl Counters {
             "counted": self.counted,
         })
     }
+}
+
+/// Two runs of the same output have the same hash, whatever the order in which its rows came.
+fn hash_of(rows: &[TimedRow]) -> u64 {
+    let mut rows: Vec<ResultRow> = rows.iter().map(|timed| timed.row).collect();
+    rows.sort_unstable();
+    let add = |hash: Fingerprint, row: &ResultRow| {
+        hash.number(row.window_start).number(row.campaign.into()).number(row.count)
+    };
+    rows.iter().fold(Fingerprint::new("rows"), add).finish()
 }
 
 /// How far each source partition was read.

@@ -1,0 +1,124 @@
+//! How fast data goes through: the benchmark's job on events in memory, and what the machine allows.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::figures::{median, reached, write_json};
+use crate::machine;
+use crate::run::ysb;
+
+/// How the measurement is done.
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    /// Rounds; in each of them every measurement runs once, and medians are told.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
+    rounds: u32,
+    /// Memory that the events take, as `ysb --replay` takes it.
+    #[arg(long, default_value = "300MB")]
+    size: String,
+    /// How often each run of lines reads them; runs of records read theirs half as often.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    passes: u32,
+    /// Write the figures as JSON too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// A shape in which the job is run.
+struct Shape {
+    key: &'static str,
+    what: &'static str,
+    format: &'static str,
+    workers: u32,
+    /// Million events a second, where there is one.
+    goal: Option<f64>,
+}
+
+const SHAPES: [Shape; 4] = [
+    Shape {
+        key: "ysb_json_meps_per_core",
+        what: "YSB, JSON lines, 1 core",
+        format: "json",
+        workers: 1,
+        goal: Some(30.0),
+    },
+    Shape {
+        key: "ysb_json_meps_two_cores",
+        what: "YSB, JSON lines, 2 cores",
+        format: "json",
+        workers: 2,
+        goal: None,
+    },
+    Shape {
+        key: "ysb_binary_meps_per_core",
+        what: "YSB, records, 1 core",
+        format: "binary",
+        workers: 1,
+        goal: Some(80.0),
+    },
+    Shape {
+        key: "ysb_binary_meps_two_cores",
+        what: "YSB, records, 2 cores",
+        format: "binary",
+        workers: 2,
+        goal: None,
+    },
+];
+
+/// Runs the rounds and prints their medians.
+pub(crate) fn measure(flags: &Flags) -> Result<()> {
+    let mut rates: Vec<Vec<f64>> = SHAPES.iter().map(|_| Vec::new()).collect();
+    let mut reports: Vec<Value> = SHAPES.iter().map(|_| Value::Null).collect();
+    for round in 1..=flags.rounds {
+        for (index, shape) in SHAPES.iter().enumerate() {
+            let report = ysb(&command(flags, shape))?;
+            let rate = report["events_per_second"].as_f64().context("no events per second")? / 1e6;
+            eprintln!("round {round} of {}: {:<28}{rate:>8.1} M/s", flags.rounds, shape.what);
+            rates[index].push(rate);
+            reports[index] = report;
+        }
+    }
+    let mut figures = json!({
+        "machine": machine::describe(),
+        "host": reports[0]["host"],
+        "io": reports[0]["io"],
+        "poll": reports[0]["poll"],
+        "group_size": reports[0]["group_size"],
+        "checkpoints": "none",
+        "verified": true,
+    });
+    for ((shape, rates), report) in SHAPES.iter().zip(&rates).zip(&reports) {
+        figures[shape.key] = json!(median(rates));
+        figures["rounds"][shape.key] = json!(rates);
+        figures["output_hash"][shape.key] = report["output_hash"].clone();
+    }
+    print(&figures);
+    write_json(flags.json.as_deref(), &figures)
+}
+
+fn command(flags: &Flags, shape: &Shape) -> Vec<String> {
+    // Records are read several times faster than lines of the same size.
+    let passes = if shape.format == "json" { flags.passes } else { (flags.passes / 2).max(1) };
+    let (passes, workers) = (passes.to_string(), shape.workers.to_string());
+    let words = ["--replay", &flags.size, "--passes", &passes, "--format", shape.format];
+    words.iter().copied().chain(["--workers", &workers]).map(str::to_owned).collect()
+}
+
+fn print(figures: &Value) {
+    machine::print(figures);
+    for shape in &SHAPES {
+        let rate = figures[shape.key].as_f64().unwrap_or(f64::NAN);
+        let goal = match shape.goal {
+            Some(goal) => format!("goal {goal:.0} M/s: {}", reached(rate >= goal)),
+            None => String::new(),
+        };
+        println!("{:<32}{rate:>8.1} M events/s     {goal}", shape.what);
+    }
+    println!("checkpoints                     none yet: the job keeps nothing durable");
+    println!(
+        "verified                        every run, with a sequential run over the same events"
+    );
+}
