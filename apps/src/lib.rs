@@ -2,5 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod flags;
+mod launch;
 pub mod size;
 pub mod ysb;

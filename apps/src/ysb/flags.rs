@@ -7,11 +7,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use drizzle::connectors::Output;
 use drizzle::dataflow::Combine;
-use drizzle::host::{DEFAULT_SPIN_NS, Polling};
-use drizzle::io::{Choice, HostKind, IoKind};
+use drizzle::host::Polling;
 use drizzle::node::JobOptions;
 use drizzle::scheduler::plan::Prescheduling;
 use serde::{Deserialize, Serialize};
@@ -19,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::generator::{GeneratorOptions, Rate};
 use super::replay::{Format, ReplayOptions};
 use super::table::AdTable;
+use crate::flags::{HostFlag, IoFlag, PollFlag, Span};
 use crate::size::Size;
 
 /// Seed of the generated events and of their table.
@@ -327,79 +327,8 @@ impl JobFlags {
     }
 
     pub(super) fn polling(&self) -> Polling {
-        match self.poll {
-            PollFlag::Spin => Polling::Spin,
-            PollFlag::Adaptive => Polling::Adaptive { spin_ns: DEFAULT_SPIN_NS },
-            PollFlag::Block => Polling::Block,
-        }
+        self.poll.polling()
     }
-}
-
-/// What runs the cores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-pub(super) enum HostFlag {
-    /// glommio where io_uring is permitted, plain threads elsewhere
-    Auto,
-    /// A glommio executor on each core
-    Glommio,
-    /// Plain pinned threads
-    Plain,
-}
-
-impl HostFlag {
-    pub(super) fn choice(self) -> Choice<HostKind> {
-        match self {
-            HostFlag::Auto => Choice::Auto,
-            HostFlag::Glommio => Choice::Exactly(HostKind::Glommio),
-            HostFlag::Plain => Choice::Exactly(HostKind::Plain),
-        }
-    }
-
-    pub(super) fn exactly(host: HostKind) -> HostFlag {
-        match host {
-            HostKind::Glommio => HostFlag::Glommio,
-            HostKind::Plain => HostFlag::Plain,
-        }
-    }
-}
-
-/// What does the cores' input and output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-pub(super) enum IoFlag {
-    /// io_uring where it is permitted, epoll elsewhere
-    Auto,
-    /// An own io_uring on each core
-    Uring,
-    /// Non-blocking system calls
-    Epoll,
-}
-
-impl IoFlag {
-    pub(super) fn choice(self) -> Choice<IoKind> {
-        match self {
-            IoFlag::Auto => Choice::Auto,
-            IoFlag::Uring => Choice::Exactly(IoKind::Uring),
-            IoFlag::Epoll => Choice::Exactly(IoKind::Epoll),
-        }
-    }
-
-    pub(super) fn exactly(io: IoKind) -> IoFlag {
-        match io {
-            IoKind::Uring => IoFlag::Uring,
-            IoKind::Epoll => IoFlag::Epoll,
-        }
-    }
-}
-
-/// How an idle core waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-enum PollFlag {
-    /// Never sleeps
-    Spin,
-    /// Spins for a short while where it has a processor to itself, sleeps elsewhere
-    Adaptive,
-    /// Sleeps at once
-    Block,
 }
 
 /// Events per second.
@@ -420,40 +349,5 @@ impl FromStr for RateFlag {
         let rate = digits.parse::<u64>().ok().filter(|&rate| rate <= 1_000_000_000);
         let rate = rate.and_then(NonZeroU64::new).map(RateFlag::PerSecond);
         rate.ok_or_else(|| "a number from 1 to 1,000,000,000, or \"max\"".to_owned())
-    }
-}
-
-/// A length of time: `20s`, `10ms`, `500us`, `2m`, `1h`; a bare number means seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Span(pub(super) Duration);
-
-impl From<Span> for Duration {
-    fn from(span: Span) -> Duration {
-        span.0
-    }
-}
-
-impl FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Span, String> {
-        let wrong = || "a length of time such as 20s, 10ms, 500us or 2m".to_owned();
-        let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(unit_at);
-        let unit_ns = match unit {
-            "" | "s" => 1e9,
-            "ns" => 1.0,
-            "us" => 1e3,
-            "ms" => 1e6,
-            "m" => 60e9,
-            "h" => 3600e9,
-            _ => return Err(wrong()),
-        };
-        let number: f64 = number.trim().parse().map_err(|_| wrong())?;
-        let length_ns = (number * unit_ns).round();
-        if !(0.0..=1e18).contains(&length_ns) {
-            return Err(wrong());
-        }
-        Ok(Span(Duration::from_nanos(length_ns as u64)))
     }
 }

@@ -2,29 +2,24 @@
 
 use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use drizzle::host::Cpus;
-use drizzle::io::{Capabilities, choose};
 use drizzle::node::{
     self, ClusterConfig, DriverConfig, Exposure, JobFactory, JobReport, JobSetup, NodeError,
     Observer, Outlet, ProgressReport, StopFlag, WorkerConfig,
 };
 
 use super::flags::{
-    ClusterFlags, DriverFlags, HostFlag, IoFlag, JobFlags, LocalFlags, Node, WorkerFlags,
-    YsbArguments,
+    ClusterFlags, DriverFlags, JobFlags, LocalFlags, Node, WorkerFlags, YsbArguments,
 };
 use super::job::job;
 use super::replay::Memory;
 use super::report::{self, Report, Shape};
 use super::results::{TimedRow, decode_rows};
-
-/// Exit codes: what was asked for could not begin, or could not be brought to its end.
-const SETUP_FAILED: u8 = 2;
-const JOB_FAILED: u8 = 1;
+use crate::launch::{Failure, JOB_FAILED, choose_runtime, conclude, sentence, worker_command};
 
 /// Runs the benchmark as the arguments say.
 pub fn main(arguments: YsbArguments) -> ExitCode {
@@ -33,55 +28,7 @@ pub fn main(arguments: YsbArguments) -> ExitCode {
         Some(Node::Driver(flags)) => driver(*flags),
         Some(Node::Worker(flags)) => worker(&flags),
     };
-    match result {
-        Ok(code) => code,
-        Err(Failure::Said) => ExitCode::from(JOB_FAILED),
-        Err(Failure::Setup(error)) => {
-            eprintln!("error: {}", sentence(&error));
-            ExitCode::from(SETUP_FAILED)
-        }
-        Err(Failure::Job(reason)) => {
-            eprintln!("error: {reason}");
-            ExitCode::from(JOB_FAILED)
-        }
-    }
-}
-
-/// Why there is no result.
-enum Failure {
-    Setup(anyhow::Error),
-    Job(String),
-    /// Somebody else has said why.
-    Said,
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Failure {
-        Failure::Setup(error)
-    }
-}
-
-impl From<NodeError> for Failure {
-    fn from(error: NodeError) -> Failure {
-        match error {
-            NodeError::Setup(reason) => Failure::Setup(anyhow::anyhow!(reason)),
-            NodeError::Job(reason) => Failure::Job(reason),
-            NodeError::Aborted(reason) => Failure::Job(reason),
-        }
-    }
-}
-
-/// An error and its causes. Some errors name their cause themselves; it is not said twice.
-fn sentence(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if text.is_empty() {
-            text = cause;
-        } else if !text.ends_with(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
+    conclude(result)
 }
 
 /// A driver and its workers on this host.
@@ -90,9 +37,9 @@ fn local(flags: LocalFlags) -> Result<ExitCode, Failure> {
     let cpus = Cpus::available();
     let cores = cluster.workers * u32::from(cluster.cores);
     flags.settle(cores)?;
-    let runtime = choose_runtime(&mut flags, cores as usize)?;
-    let worker_cores = cluster.cores.to_string();
-    let command = move |address: SocketAddr| worker_command(address, &worker_cores);
+    let runtime = choose_runtime(&mut flags.host, &mut flags.io, cores as usize)?;
+    let worker_cores = cluster.cores;
+    let command = move |address: SocketAddr| worker_command("ysb", address, worker_cores);
     let memory = Memory::default();
     let worker =
         worker_config(cluster.cores, cpus.clone(), Exposure::Loopback, memory.clone(), |_| {});
@@ -135,16 +82,6 @@ fn exposure(insecure: bool) -> Exposure {
     if insecure { Exposure::Insecure } else { Exposure::Loopback }
 }
 
-/// Decides what runs the cores of this process and its children, in one line.
-fn choose_runtime(flags: &mut JobFlags, cores: usize) -> Result<String> {
-    let capabilities = Capabilities::probe();
-    let chosen = choose(flags.host.choice(), flags.io.choice(), &capabilities, cores);
-    let chosen = chosen.map_err(anyhow::Error::msg)?;
-    flags.host = HostFlag::exactly(chosen.host);
-    flags.io = IoFlag::exactly(chosen.io);
-    Ok(chosen.describe())
-}
-
 fn worker_config(
     cores: u16,
     cpus: Cpus,
@@ -172,16 +109,6 @@ fn from_arguments(arguments: &[String]) -> Result<JobFlags> {
         }
         _ => anyhow::bail!("the driver runs another job than ysb: run the same binary everywhere"),
     }
-}
-
-fn worker_command(driver: SocketAddr, cores: &str) -> Command {
-    // This very binary, even if its file has been replaced meanwhile.
-    let mut command = Command::new("/proc/self/exe");
-    command.args(["ysb", "worker", "--child", "--driver", &driver.to_string(), "--cores", cores]);
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    // Ctrl-C is for the driver, which then ends its workers at a cut.
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    command
 }
 
 /// Builds the job, runs it by `run`, and reports.
