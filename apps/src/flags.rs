@@ -1,12 +1,48 @@
-//! What a user may choose of any job: host, IO, polling, lengths of time.
+//! What a user may choose of any job: its cluster, a worker process, host, IO, polling, lengths of time.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use drizzle::host::{DEFAULT_SPIN_NS, Polling};
 use drizzle::io::{Choice, HostKind, IoKind};
 use serde::{Deserialize, Serialize};
+
+/// A worker process.
+#[derive(Debug, Args)]
+pub(crate) struct WorkerFlags {
+    /// The driver's address.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) driver: SocketAddr,
+    /// Cores to offer: pinned threads.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) cores: u16,
+    /// Allow an address that other hosts can reach: nodes do not authenticate each other yet.
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Started by a driver on this host, which says what there is to say.
+    #[arg(long, hide = true)]
+    pub(crate) child: bool,
+}
+
+/// How large the cluster is and how it is scheduled.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ClusterFlags {
+    /// Workers.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) workers: u32,
+    /// Cores of each worker.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) cores: u16,
+    /// Micro-batches scheduled at once; 1 is a central scheduler.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) group_size: u64,
+    /// Write the report as JSON too.
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) report: Option<PathBuf>,
+}
 
 /// What runs the cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]

@@ -5,4 +5,5 @@
 mod flags;
 mod launch;
 pub mod size;
+pub mod sum;
 pub mod ysb;

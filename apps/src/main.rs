@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use drizzle_apps::ysb;
+use drizzle_apps::{sum, ysb};
 
 /// Stream jobs on Drizzle: scheduled in groups, one message per worker and group.
 ///
@@ -23,12 +23,14 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum App {
     Ysb(Box<ysb::YsbArguments>),
+    Sum(Box<sum::SumArguments>),
 }
 
 fn main() -> ExitCode {
     drizzle::node::abort_on_panic_outside_tasks();
     match Arguments::try_parse() {
         Ok(Arguments { app: App::Ysb(arguments) }) => ysb::main(*arguments),
+        Ok(Arguments { app: App::Sum(arguments) }) => sum::main(*arguments),
         Err(error) => refuse(&error),
     }
 }

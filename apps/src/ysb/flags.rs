@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::generator::{GeneratorOptions, Rate};
 use super::replay::{Format, ReplayOptions};
 use super::table::AdTable;
-use crate::flags::{HostFlag, IoFlag, PollFlag, Span};
+use crate::flags::{ClusterFlags, HostFlag, IoFlag, PollFlag, Span, WorkerFlags};
 use crate::size::Size;
 
 /// Seed of the generated events and of their table.
@@ -75,40 +75,6 @@ pub(super) struct DriverFlags {
     pub(super) cluster: ClusterFlags,
     #[command(flatten)]
     pub(super) job: JobFlags,
-}
-
-/// A worker process.
-#[derive(Debug, Args)]
-pub(super) struct WorkerFlags {
-    /// The driver's address.
-    #[arg(long, value_name = "ADDRESS")]
-    pub(super) driver: SocketAddr,
-    /// Cores to offer: pinned threads.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(super) cores: u16,
-    /// Allow an address that other hosts can reach: nodes do not authenticate each other yet.
-    #[arg(long)]
-    pub(super) insecure: bool,
-    /// Started by a driver on this host, which says what there is to say.
-    #[arg(long, hide = true)]
-    pub(super) child: bool,
-}
-
-/// How large the cluster is and how it is scheduled.
-#[derive(Clone, Debug, Args)]
-pub(super) struct ClusterFlags {
-    /// Workers.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub(super) workers: u32,
-    /// Cores of each worker.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(super) cores: u16,
-    /// Micro-batches scheduled at once; 1 is a central scheduler.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    pub(super) group_size: u64,
-    /// Write the report as JSON too.
-    #[arg(long, value_name = "FILE.json")]
-    pub(super) report: Option<PathBuf>,
 }
 
 /// The job's own flags: they travel to every worker.

@@ -12,12 +12,13 @@ use drizzle::node::JobReport;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::flags::{ClusterFlags, Input, JobFlags, RateFlag};
+use super::flags::{Input, JobFlags, RateFlag};
 use super::generator::Generator;
 use super::oracle::{Expected, ResultRow, Verdict};
 use super::output::Summary;
 use super::replay::Memory;
 use super::results::TimedRow;
+use crate::flags::ClusterFlags;
 
 /// Makes sure, before the job runs, that its report can be written and is none of the `other` files.
 /// What an earlier run reported is gone from then on.

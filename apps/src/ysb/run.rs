@@ -12,13 +12,12 @@ use drizzle::node::{
     Observer, Outlet, ProgressReport, StopFlag, WorkerConfig,
 };
 
-use super::flags::{
-    ClusterFlags, DriverFlags, JobFlags, LocalFlags, Node, WorkerFlags, YsbArguments,
-};
+use super::flags::{DriverFlags, JobFlags, LocalFlags, Node, YsbArguments};
 use super::job::job;
 use super::replay::Memory;
 use super::report::{self, Report, Shape};
 use super::results::{TimedRow, decode_rows};
+use crate::flags::{ClusterFlags, WorkerFlags};
 use crate::launch::{Failure, JOB_FAILED, choose_runtime, conclude, sentence, worker_command};
 
 /// Runs the benchmark as the arguments say.

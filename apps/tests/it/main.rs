@@ -12,3 +12,4 @@ mod inputs;
 mod matrix;
 mod pairwise;
 mod process;
+mod sum;
