@@ -8,7 +8,7 @@
 //! * [`record`]: which types may travel, and the two that windows use.
 //! * [`partition`]: the fixed, versioned hash of a key.
 //! * [`segment`] and [`store`]: the memory and its owner.
-//! * [`block`]: header, body, writer, and the way in for bytes from another process.
+//! * [`block`]: header, body, writer, bundles, and the way in for bytes from another process.
 //! * [`combiner`]: partial aggregation in front of a shuffle.
 //!
 //! `unsafe` is allowed in two modules, `segment` and `archive`, each of which numbers its invariants.
@@ -24,10 +24,12 @@ pub mod segment;
 pub mod store;
 
 pub use archive::{BodyCheck, BodyError, checker};
-pub use block::header::{BLOCK_VERSION, BlockHeader, HeaderError};
+pub use block::bundle::Bundle;
+pub use block::header::{BLOCK_VERSION, BlockHeader, BundleHeader, HeaderError, MAX_BODY_BYTES};
 pub use block::writer::{BlockParts, BlockWriter};
-pub use block::{Block, ReceiveError, UncheckedBlock};
+pub use block::{ArrivingBlock, Block, ReceiveError, UncheckedBlock};
 pub use combiner::{Combiner, CombinerFull, CombinerOptions};
 pub use partition::{PARTITION_HASH_VERSION, PartitionKey, partition_of};
 pub use record::{PartialEntry, RawEntry, Record};
+pub use segment::Landing;
 pub use store::{BlockStore, StoreFull, StoreOptions};

@@ -10,11 +10,16 @@
 //! 3. **Frontier.** `published <= tail <= capacity`, and `published` is a multiple of 16. The writer
 //!    writes only at or above `published`, which never falls during the life of the writer.
 //! 4. **Published bytes do not change.** A [`SegmentSlice`] is made only by
-//!    [`SegmentWriter::publish`], lies wholly below `published`, and holds an `Arc`. With 3 nobody
-//!    writes to it while its writer lives; with 2 no other writer exists before the slice is gone.
+//!    [`SegmentWriter::publish`] and [`Landing::finish`], lies wholly below `published`, and holds an
+//!    `Arc`. With 3 nobody writes to it while its writer lives; with 2 no other writer exists before the
+//!    slice is gone; by 6 a landing that could write to it is no more.
 //! 5. **Reuse happens after reading.** `Arc::get_mut` succeeds only after every other `Arc` was
 //!    dropped, and synchronizes with those drops (they release, it acquires), so all reads through
 //!    slices happen before the first write of the next writer.
+//! 6. **A landing alone writes its bytes.** A [`Landing`] is made only by [`SegmentWriter::land`], of
+//!    bytes wholly below `published` that no slice and no other landing covers; it holds an `Arc` and is
+//!    not `Clone`. `filled <= len`. Who was given its [`spot`](Landing::spot) writes there only while
+//!    he holds the landing.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -48,6 +53,11 @@ impl Segment {
     pub fn capacity(&self) -> usize {
         self.map.len()
     }
+
+    /// Where its bytes begin.
+    fn base(&self) -> NonNull<u8> {
+        NonNull::new(self.map.as_mut_ptr()).expect("nothing is mapped at address 0")
+    }
 }
 
 /// The one writer of a segment.
@@ -71,7 +81,7 @@ impl SegmentWriter {
     /// The writer of a segment that nobody else holds: neither another writer nor a reader.
     pub fn claim(segment: &mut Arc<Segment>) -> Option<SegmentWriter> {
         let capacity = Arc::get_mut(segment)?.capacity();
-        let base = NonNull::new(segment.map.as_mut_ptr())?;
+        let base = segment.base();
         Some(SegmentWriter { segment: Arc::clone(segment), base, capacity, published: 0, tail: 0 })
     }
 
@@ -138,14 +148,97 @@ impl SegmentWriter {
         self.discard();
     }
 
+    /// Gives the next `len` bytes away, to be written by whoever brings them.
+    ///
+    /// # Panics
+    /// If they do not fit, or there are open bytes.
+    pub fn land(&mut self, len: usize) -> Landing {
+        assert_eq!(self.open_len(), 0, "open bytes are published before others are given away");
+        assert!(self.has_room(len), "the caller made sure that there is room");
+        let offset = self.published;
+        self.advance(len);
+        self.close_open();
+        Landing { segment: Arc::clone(&self.segment), offset, len, filled: 0 }
+    }
+
     /// Closes the open bytes: from here on they never change, and whoever holds the slice may read
     /// them. What follows starts at the next multiple of 16.
     pub fn publish(&mut self) -> SegmentSlice {
         let (offset, len) = (self.published, self.open_len());
+        self.close_open();
+        SegmentSlice { segment: Arc::clone(&self.segment), offset, len }
+    }
+
+    fn close_open(&mut self) {
         // The capacity is a multiple of 16 too, so this stays within it.
         self.tail = self.tail.next_multiple_of(SEGMENT_ALIGN);
         self.published = self.tail;
-        SegmentSlice { segment: Arc::clone(&self.segment), offset, len }
+    }
+}
+
+/// Bytes of a segment that come from elsewhere: whoever holds it may write them, front to back.
+#[derive(Debug)]
+pub struct Landing {
+    segment: Arc<Segment>,
+    offset: usize,
+    len: usize,
+    /// How many of the bytes have come.
+    filled: usize,
+}
+
+impl Landing {
+    /// How many bytes have not come.
+    pub fn missing(&self) -> usize {
+        self.len - self.filled
+    }
+
+    /// Copies what fits of `bytes`, and says how many did.
+    pub fn fill(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(self.missing());
+        let (spot, _) = self.spot();
+        // SAFETY: `spot` is good for `missing` bytes that only this landing touches (6); `bytes` is a
+        // shared slice, which by 4 and 6 cannot lie there.
+        unsafe { spot.copy_from_nonoverlapping(NonNull::from(bytes).cast(), count) };
+        self.filled += count;
+        count
+    }
+
+    /// The bytes that have come.
+    pub fn bytes(&self) -> &[u8] {
+        let base = self.segment.base();
+        // SAFETY: the bytes lie inside the mapping (1, 6).
+        let start = unsafe { base.add(self.offset) };
+        // SAFETY: initialized (1); only this landing writes here, behind `filled` or by `&mut` (6).
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), self.filled) }
+    }
+
+    /// Where the next bytes go, and how many there is room for. The pointer is good as long as the
+    /// landing lives, wherever it is moved, and nothing else writes there as long as the landing
+    /// itself is not used.
+    pub fn spot(&mut self) -> (NonNull<u8>, usize) {
+        let base = self.segment.base();
+        // SAFETY: `offset + filled` is within the mapping or just behind it (1, 6).
+        (unsafe { base.add(self.offset + self.filled) }, self.missing())
+    }
+
+    /// Takes note of bytes that were written to the [`spot`](Self::spot). (The mapping is always
+    /// initialized, so a wrong number is wrong data and nothing worse.)
+    ///
+    /// # Panics
+    /// If they are more than there was room for.
+    pub fn advance(&mut self, count: usize) {
+        assert!(count <= self.missing(), "no more comes than there is room for");
+        self.filled += count;
+    }
+
+    /// The bytes, which from here on never change.
+    ///
+    /// # Panics
+    /// If some have not come.
+    pub fn finish(self) -> SegmentSlice {
+        assert_eq!(self.missing(), 0, "all bytes have come");
+        let Landing { segment, offset, len, .. } = self;
+        SegmentSlice { segment, offset, len }
     }
 }
 
@@ -161,12 +254,11 @@ impl SegmentSlice {
     /// The bytes.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        let base = self.segment.map.as_ptr();
         // SAFETY: the slice lies inside the mapping (1, 4).
-        let start = unsafe { base.add(self.offset) };
+        let start = unsafe { self.segment.base().add(self.offset) };
         // SAFETY: `len` initialized bytes (1) that nobody writes while `self` holds its `Arc` (4),
         // and the mapping lives as long as that.
-        unsafe { std::slice::from_raw_parts(start, self.len) }
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), self.len) }
     }
 }
 

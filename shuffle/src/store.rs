@@ -6,7 +6,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::block::header::MAX_BODY_BYTES;
-use crate::segment::{Segment, SegmentSlice, SegmentWriter};
+use crate::segment::{Landing, Segment, SegmentWriter};
 
 /// Segments are mapped in whole pages.
 const PAGE_BYTES: usize = 4096;
@@ -101,18 +101,17 @@ impl BlockStore {
         self.map_for(min_bytes)
     }
 
-    /// Copies a body that came from elsewhere.
-    pub(crate) fn copy_in(&mut self, body: &[u8]) -> Result<SegmentSlice, StoreFull> {
+    /// Memory for `len` bytes that come from elsewhere.
+    pub(crate) fn land(&mut self, len: usize) -> Result<Landing, StoreFull> {
         // A writer without room is dropped before the store looks for a segment: its own may be free.
-        let roomy = self.receiving.take().filter(|writer| writer.has_room(body.len()));
+        let roomy = self.receiving.take().filter(|writer| writer.has_room(len));
         let mut writer = match roomy {
             Some(writer) => writer,
-            None => self.segment_for(body.len())?,
+            None => self.segment_for(len)?,
         };
-        writer.extend(body);
-        let slice = writer.publish();
+        let landing = writer.land(len);
         self.receiving = Some(writer);
-        Ok(slice)
+        Ok(landing)
     }
 
     fn map_for(&mut self, min_bytes: usize) -> Result<SegmentWriter, StoreFull> {

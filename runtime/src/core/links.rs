@@ -3,15 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;
+use std::vec;
 
 use drizzle_scheduler::plan::Plan;
-use drizzle_scheduler::{BatchId, CoreId, Incarnation, PartitionId, WorkerId};
-use drizzle_shuffle::{BlockHeader, BlockStore, ReceiveError};
+use drizzle_scheduler::{BatchId, Incarnation, PartitionId, WorkerId};
+use drizzle_shuffle::{ArrivingBlock, Block, BlockHeader, BlockStore, BundleHeader};
 
 use crate::dataflow::Job;
 use crate::io::{Io, Outcome, Token};
-use crate::transport::{Closed, Connection, Parcel};
-use crate::wire::{DataHead, FrameKind, decode_data, encode_block, encode_data};
+use crate::transport::{Cargo, Closed, Connection, Parcel};
+use crate::wire::{DataHead, FrameKind, decode_data, encode_data};
 
 #[cfg(test)]
 mod tests;
@@ -37,15 +38,26 @@ pub struct Links {
 struct Link {
     incarnation: Incarnation,
     connection: Connection,
-    /// A block could not be taken in for want of memory: nothing more is received until it can.
-    stalled: Option<Stalled>,
+    /// Blocks whose bodies are arriving.
+    bundle: Option<ArrivingBundle>,
+    memory: Memory,
 }
 
+/// Whether there is memory for what arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Memory {
+    Enough,
+    /// There was none for a block: nothing more is received until there is.
+    Awaited,
+}
+
+/// The blocks of one frame that are still to be taken in.
 #[derive(Debug)]
-struct Stalled {
-    to_core: u16,
-    header: BlockHeader,
-    body: Vec<u8>,
+struct ArrivingBundle {
+    /// In this order come their bodies.
+    headers: vec::IntoIter<(u16, BlockHeader)>,
+    /// The one whose body is arriving.
+    block: Option<(u16, ArrivingBlock)>,
 }
 
 /// Something that arrived for a core of this worker.
@@ -72,7 +84,8 @@ impl Links {
     pub fn new(plans: Vec<LinkPlan>) -> std::io::Result<Links> {
         let link = |LinkPlan { worker, incarnation, stream }| {
             let connection = Connection::new(stream, u64::from(worker.0))?;
-            Ok((worker, Link { incarnation, connection, stalled: None }))
+            let (bundle, memory) = (None, Memory::Enough);
+            Ok((worker, Link { incarnation, connection, bundle, memory }))
         };
         Ok(Links { links: plans.into_iter().map(link).collect::<std::io::Result<_>>()? })
     }
@@ -82,16 +95,12 @@ impl Links {
         self.links.contains_key(&worker)
     }
 
-    /// Queues a parcel for a core of a peer.
-    pub fn send(&mut self, to: CoreId, parcel: Parcel) {
-        let Some(link) = self.links.get_mut(&to.worker) else { return };
-        let to_core = to.core;
-        match parcel {
-            Parcel::Block(block) => {
-                let same = block.clone();
-                link.connection.send_block(block, |out| encode_block(to_core, &same, out));
-            }
-            Parcel::Completed { from, batch } => link.connection.send(|out| {
+    /// Queues something for a peer.
+    pub fn send(&mut self, to: WorkerId, cargo: &Cargo) {
+        let Some(link) = self.links.get_mut(&to) else { return };
+        match *cargo {
+            Cargo::Blocks(ref bundle) => link.connection.send_bundle(bundle),
+            Cargo::Completed { from, to_core, batch } => link.connection.send(|out| {
                 encode_data(&DataHead::Completed { from, to_core, batch }, 0, out);
             }),
         }
@@ -133,7 +142,7 @@ impl Links {
 
     /// Whether a block waits for memory, so that the core must look again without being woken.
     pub fn is_stalled(&self) -> bool {
-        self.links.values().any(|link| link.stalled.is_some())
+        self.links.values().any(|link| link.memory == Memory::Awaited)
     }
 }
 
@@ -144,31 +153,40 @@ impl Link {
         intake: &mut Intake<'_>,
         arrivals: &mut Vec<Arrival>,
     ) -> Result<(), Closed> {
-        if self.stalled.is_some() {
+        if self.memory == Memory::Awaited {
             self.take_in(intake, arrivals)?;
         }
-        match self.stalled {
-            Some(_) => self.connection.drive_sends(io),
-            None => self.connection.drive(io),
+        match self.memory {
+            Memory::Awaited => self.connection.drive_sends(io),
+            Memory::Enough => self.connection.drive(io),
         }
         Ok(())
     }
 
+    /// Takes in what has arrived, as far as there is memory for it.
     fn take_in(
         &mut self,
         intake: &mut Intake<'_>,
         arrivals: &mut Vec<Arrival>,
     ) -> Result<(), Closed> {
-        if let Some(Stalled { to_core, header, body }) = self.stalled.take() {
-            self.take_in_block(to_core, header, &body, intake, arrivals)?;
-        }
-        while self.stalled.is_none()
-            && let Some(frame) = self.connection.next_frame()?
-        {
+        loop {
+            if let Some(bundle) = &mut self.bundle {
+                match bundle.take_in(&mut self.connection, intake, arrivals)? {
+                    TakenIn::All => self.bundle = None,
+                    TakenIn::NotYet(memory) => {
+                        self.memory = memory;
+                        return Ok(());
+                    }
+                }
+            }
+            let Some(frame) = self.connection.next_head()? else {
+                self.memory = Memory::Enough;
+                return Ok(());
+            };
             if frame.kind != FrameKind::Data {
                 return Err(Closed::Protocol(format!("a frame {} came", frame.kind)));
             }
-            match decode_data(frame.head, frame.body.len())? {
+            match decode_data(frame.head, frame.body_len)? {
                 DataHead::Hello { .. } => {
                     return Err(Closed::Protocol("a second greeting came".to_owned()));
                 }
@@ -180,57 +198,67 @@ impl Link {
                 DataHead::Ranges { .. } => {
                     return Err(Closed::Protocol("ranges came, which nobody keeps".to_owned()));
                 }
-                DataHead::Block { to_core, header } => {
-                    check_header(intake, self.incarnation, to_core, &header)?;
-                    let Err((header, body)) =
-                        receive(to_core, header, frame.body, intake, arrivals)?
-                    else {
-                        continue;
-                    };
-                    self.stalled = Some(Stalled { to_core, header, body });
+                DataHead::Blocks { header } => {
+                    self.bundle = Some(ArrivingBundle::new(header, self.incarnation, intake)?);
                 }
             }
         }
-        Ok(())
-    }
-
-    fn take_in_block(
-        &mut self,
-        to_core: u16,
-        header: BlockHeader,
-        body: &[u8],
-        intake: &mut Intake<'_>,
-        arrivals: &mut Vec<Arrival>,
-    ) -> Result<(), Closed> {
-        if let Err((header, body)) = receive(to_core, header, body, intake, arrivals)? {
-            self.stalled = Some(Stalled { to_core, header, body });
-        }
-        Ok(())
     }
 }
 
-/// A header and body that there was no memory for.
-type NoMemory = (BlockHeader, Vec<u8>);
+/// How far the blocks of a frame were taken in.
+enum TakenIn {
+    All,
+    /// The rest has not come, or has no memory.
+    NotYet(Memory),
+}
 
-fn receive(
-    to_core: u16,
-    header: BlockHeader,
-    body: &[u8],
-    intake: &mut Intake<'_>,
-    arrivals: &mut Vec<Arrival>,
-) -> Result<Result<(), NoMemory>, Closed> {
-    let unknown = || Closed::Protocol("a block came on an edge that the plan does not have".into());
-    let check =
-        intake.job.check_of(header.notice.edge, header.notice.content).ok_or_else(unknown)?;
-    match intake.store.receive(header.clone(), body) {
-        Err(ReceiveError::Full(_)) => Ok(Err((header, body.to_vec()))),
-        received => {
-            let block = received.and_then(|unchecked| unchecked.validate(check));
-            let block = block.map_err(|error| Closed::Protocol(error.to_string()))?;
-            arrivals.push(Arrival { to_core, parcel: Parcel::Block(block) });
-            Ok(Ok(()))
+impl ArrivingBundle {
+    fn new(
+        header: BundleHeader,
+        incarnation: Incarnation,
+        intake: &Intake<'_>,
+    ) -> Result<ArrivingBundle, Closed> {
+        for (to_core, header) in header.blocks() {
+            check_header(intake, incarnation, *to_core, header)?;
+        }
+        Ok(ArrivingBundle { headers: header.into_blocks().into_iter(), block: None })
+    }
+
+    fn take_in(
+        &mut self,
+        connection: &mut Connection,
+        intake: &mut Intake<'_>,
+        arrivals: &mut Vec<Arrival>,
+    ) -> Result<TakenIn, Closed> {
+        loop {
+            if self.block.is_none() {
+                let Some((to_core, header)) = self.headers.as_slice().first() else {
+                    return Ok(TakenIn::All);
+                };
+                let Ok(block) = intake.store.expect(header) else {
+                    return Ok(TakenIn::NotYet(Memory::Awaited));
+                };
+                self.block = Some((*to_core, block));
+                self.headers.next();
+            }
+            let whole = self.block.take_if(|(_, block)| connection.take_body(block));
+            let Some((to_core, block)) = whole else {
+                return Ok(TakenIn::NotYet(Memory::Enough));
+            };
+            let parcel = Parcel::Block(checked(block, intake)?);
+            arrivals.push(Arrival { to_core, parcel });
         }
     }
+}
+
+/// The block, if it is what was sent and holds what its edge carries.
+fn checked(block: ArrivingBlock, intake: &Intake<'_>) -> Result<Block, Closed> {
+    let notice = &block.header().notice;
+    let unknown = || Closed::Protocol("a block came on an edge that the plan does not have".into());
+    let check = intake.job.check_of(notice.edge, notice.content).ok_or_else(unknown)?;
+    let block = block.finish().and_then(|unchecked| unchecked.validate(check));
+    block.map_err(|error| Closed::Protocol(error.to_string()))
 }
 
 /// What a header says must fit the plan before anything is decided by it.

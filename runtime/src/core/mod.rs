@@ -17,7 +17,7 @@ use drizzle_scheduler::local::{
 };
 use drizzle_scheduler::message::{Decision, GroupStatistics, Order, TakenRange};
 use drizzle_scheduler::{CoreId, Incarnation, Instant, WorkerId};
-use drizzle_shuffle::{Block, BlockStore, StoreOptions};
+use drizzle_shuffle::{Block, BlockStore, Bundle, StoreOptions};
 
 use crate::clock::{monotonic_now, thread_cpu_ns};
 use crate::connectors::ConnectorError;
@@ -25,7 +25,7 @@ use crate::dataflow::Job;
 use crate::dataflow::stage::{Intake, IntakeState, Output, Stage, StageContext};
 use crate::host::{CoreLoop, Progress};
 use crate::io::{Completion, Inbox, Io, Waker};
-use crate::transport::{CoreMail, MeshPlace, Parcel};
+use crate::transport::{Cargo, CoreMail, MeshPlace, Parcel};
 
 pub use boundary::abort_on_panic_outside_tasks;
 pub use clock::{ClockOffset, CoreClock};
@@ -260,7 +260,7 @@ impl Core {
                 any = true;
                 match mail {
                     CoreMail::Deliver(parcel) => self.deliver(parcel),
-                    CoreMail::Relay { to, parcel } => self.links.send(to, parcel),
+                    CoreMail::Relay { to, cargo } => self.links.send(to, &cargo),
                 }
             }
         }
@@ -324,15 +324,45 @@ impl Core {
             self.deliver(parcel);
         } else if let Some(outgoing) = self.outboxes.get_mut(&to) {
             outgoing.send(CoreMail::Deliver(parcel));
-        } else if self.links.has(to.worker) {
-            self.links.send(to, parcel);
         } else {
-            let owner = CoreId { worker: self.core.worker, core: owner_of(to.worker, self.cores) };
-            match self.outboxes.get_mut(&owner) {
-                Some(outgoing) => outgoing.send(CoreMail::Relay { to, parcel }),
-                // The connection is gone, which the driver has been told.
-                None => drop(parcel),
+            let cargo = match parcel {
+                Parcel::Block(block) => Cargo::Blocks(Bundle::new(to.core, block)),
+                Parcel::Completed { from, batch } => {
+                    Cargo::Completed { from, to_core: to.core, batch }
+                }
+            };
+            self.ship(to.worker, cargo);
+        }
+    }
+
+    /// Hands over what a task has written; blocks for one worker travel together.
+    fn hand_over_blocks(&mut self, blocks: &mut Vec<(CoreId, Block)>) {
+        let mut bundle: Option<(WorkerId, Bundle)> = None;
+        for (to, block) in blocks.drain(..) {
+            if to == self.core || self.outboxes.contains_key(&to) {
+                self.hand_over(to, Parcel::Block(block));
+                continue;
             }
+            let rest = match &mut bundle {
+                Some((worker, bundle)) if *worker == to.worker => bundle.add(to.core, block).err(),
+                Some(_) | None => Some(block),
+            };
+            let full =
+                rest.and_then(|block| bundle.replace((to.worker, Bundle::new(to.core, block))));
+            full.into_iter().for_each(|(worker, bundle)| self.ship(worker, Cargo::Blocks(bundle)));
+        }
+        bundle.into_iter().for_each(|(worker, bundle)| self.ship(worker, Cargo::Blocks(bundle)));
+    }
+
+    /// Sends another worker something, by way of the core that has the connection.
+    fn ship(&mut self, to: WorkerId, cargo: Cargo) {
+        if self.links.has(to) {
+            return self.links.send(to, &cargo);
+        }
+        let owner = CoreId { worker: self.core.worker, core: owner_of(to, self.cores) };
+        // Without a connection there is no peer, which the driver has been told.
+        if let Some(outgoing) = self.outboxes.get_mut(&owner) {
+            outgoing.send(CoreMail::Relay { to, cargo });
         }
     }
 
@@ -365,9 +395,7 @@ impl Core {
         self.schedule_ns += (started - began) + (monotonic_now() - ended);
         self.perform();
         let mut outgoing = std::mem::take(&mut self.outgoing);
-        for (to, block) in outgoing.drain(..) {
-            self.hand_over(to, Parcel::Block(block));
-        }
+        self.hand_over_blocks(&mut outgoing);
         self.outgoing = outgoing;
         true
     }

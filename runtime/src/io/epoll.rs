@@ -12,11 +12,13 @@
 //! drops it.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+
+use drizzle_shuffle::Landing;
 
 use super::{Body, Completion, ExternalPark, Io, Op, Outcome, Readiness, Token, Waker, sys};
 
@@ -81,7 +83,8 @@ enum Edge {
 enum Work {
     Accept { listener: Arc<TcpListener> },
     Recv { stream: Arc<TcpStream>, buffer: Vec<u8> },
-    Send { stream: Arc<TcpStream>, head: Vec<u8>, body: Option<Body>, sent: usize },
+    Land { stream: Arc<TcpStream>, landing: Landing },
+    Send { stream: Arc<TcpStream>, head: Vec<u8>, bodies: Vec<Body>, sent: usize },
 }
 
 impl EpollIo {
@@ -114,7 +117,9 @@ impl EpollIo {
                     listener.set_nonblocking(true)?;
                     listener.as_fd()
                 }
-                Op::Recv { stream, .. } | Op::Send { stream, .. } => stream.as_fd(),
+                Op::Recv { stream, .. } | Op::Land { stream, .. } | Op::Send { stream, .. } => {
+                    stream.as_fd()
+                }
             };
             sys::epoll_add(self.epoll.as_fd(), fd, descriptor as u64)?;
             self.sockets[descriptor] = Some(Socket::new(Identity::of(op)));
@@ -252,8 +257,9 @@ impl Socket {
         let (direction, work) = match op {
             Op::Accept { listener } => (&mut self.input, Work::Accept { listener }),
             Op::Recv { stream, buffer } => (&mut self.input, Work::Recv { stream, buffer }),
-            Op::Send { stream, head, body } => {
-                (&mut self.output, Work::Send { stream, head, body, sent: 0 })
+            Op::Land { stream, landing } => (&mut self.input, Work::Land { stream, landing }),
+            Op::Send { stream, head, bodies } => {
+                (&mut self.output, Work::Send { stream, head, bodies, sent: 0 })
             }
         };
         assert!(direction.operation.is_none(), "one operation a direction of a socket");
@@ -282,7 +288,7 @@ impl Identity {
     fn of(op: &Op) -> Self {
         match op {
             Op::Accept { listener } => Identity::Listener(Arc::downgrade(listener)),
-            Op::Recv { stream, .. } | Op::Send { stream, .. } => {
+            Op::Recv { stream, .. } | Op::Land { stream, .. } | Op::Send { stream, .. } => {
                 Identity::Stream(Arc::downgrade(stream))
             }
         }
@@ -349,11 +355,18 @@ impl Work {
                     Attempt::Done(Outcome::Received { buffer, result }, left)
                 }
             },
-            Work::Send { stream, head, body, mut sent } => {
-                let bytes = body.as_ref().map_or(&[][..], |body| (**body).as_ref());
-                match send_all(&stream, &head, bytes, &mut sent) {
+            Work::Land { stream, mut landing } => match sys::land(stream.as_fd(), &mut landing) {
+                Err(error) if is_early(&error) => Attempt::NotYet(Work::Land { stream, landing }),
+                result => {
+                    let emptied = landing.missing() > 0 && !matches!(result, Ok(0));
+                    let left = if emptied { Left::Nothing } else { Left::Perhaps };
+                    Attempt::Done(Outcome::Landed { landing, result }, left)
+                }
+            },
+            Work::Send { stream, head, bodies, mut sent } => {
+                match send_all(&stream, &head, &bodies, &mut sent) {
                     Err(error) if is_early(&error) => {
-                        Attempt::NotYet(Work::Send { stream, head, body, sent })
+                        Attempt::NotYet(Work::Send { stream, head, bodies, sent })
                     }
                     result => Attempt::Done(Outcome::Sent { head, result }, Left::Perhaps),
                 }
@@ -365,6 +378,7 @@ impl Work {
         match self {
             Work::Accept { .. } => Outcome::Accepted(Err(error)),
             Work::Recv { buffer, .. } => Outcome::Received { buffer, result: Err(error) },
+            Work::Land { landing, .. } => Outcome::Landed { landing, result: Err(error) },
             Work::Send { head, .. } => Outcome::Sent { head, result: Err(error) },
         }
     }
@@ -375,22 +389,32 @@ fn is_early(error: &io::Error) -> bool {
 }
 
 /// Sends until everything is sent or the kernel refuses, counting in `sent`.
-fn send_all(stream: &TcpStream, head: &[u8], body: &[u8], sent: &mut usize) -> io::Result<()> {
-    while *sent < head.len() + body.len() {
-        let head_left = &head[(*sent).min(head.len())..];
-        let body_left = &body[sent.saturating_sub(head.len())..];
-        match sys::send(stream.as_fd(), head_left, body_left)? {
+fn send_all(stream: &TcpStream, head: &[u8], bodies: &[Body], sent: &mut usize) -> io::Result<()> {
+    loop {
+        let mut skip = *sent;
+        let all = std::iter::once(head).chain(bodies.iter().map(|body| (**body).as_ref()));
+        let left = all.filter_map(|piece| {
+            let skipped = skip.min(piece.len());
+            skip -= skipped;
+            (skipped < piece.len()).then(|| IoSlice::new(&piece[skipped..]))
+        });
+        let pieces: Vec<IoSlice<'_>> = left.collect();
+        if pieces.is_empty() {
+            return Ok(());
+        }
+        match sys::send(stream.as_fd(), &pieces)? {
             0 => return Err(io::ErrorKind::WriteZero.into()),
             count => *sent += count,
         }
     }
-    Ok(())
 }
 
 fn descriptor(op: &Op) -> usize {
     let fd = match op {
         Op::Accept { listener } => listener.as_raw_fd(),
-        Op::Recv { stream, .. } | Op::Send { stream, .. } => stream.as_raw_fd(),
+        Op::Recv { stream, .. } | Op::Land { stream, .. } | Op::Send { stream, .. } => {
+            stream.as_raw_fd()
+        }
     };
     usize::try_from(fd).expect("an open descriptor is not negative")
 }

@@ -2,9 +2,9 @@
 //! unsafe code, kept apart from the ring so that its rules can be tested without one.
 //!
 //! 1. A [`Flight`] owns all memory named in its submission: a `Vec`'s heap block, a body held by
-//!    an `Arc`, the message header in `messages`. None of it moves when the flight, the slots or
-//!    the driver move: they are blocks of their own on the heap, `messages` is never resized, and it
-//!    is reached by raw pointers only.
+//!    an `Arc`, the segment of a landing, the list of a send's pieces, the message header in `messages`.
+//!    None of it moves when the flight, the slots or the driver move: they are blocks of their own on
+//!    the heap, `messages` is never resized, and it is reached by raw pointers only.
 //! 2. A slot is vacated by the completion of its submission only, and a submission names its slot. So
 //!    between `take_off` and `land` nobody touches that memory but the kernel.
 //! 3. A body's bytes stay as they are while its `Arc` is held: `as_ref` borrowed them from a value that,
@@ -12,6 +12,8 @@
 //! 4. The kernel reports no more bytes than it was given room for, and has written those.
 //! 5. A descriptor in an accept's completion is new and nobody else's.
 //! 6. A `msghdr` consists of integers and pointers, for which zero is a value.
+//! 7. A landing's spot is good for the bytes that are missing, and nobody else writes there while we
+//!    hold the landing.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -20,17 +22,21 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
 
+use drizzle_shuffle::Landing;
 use io_uring::types::Fd;
 use io_uring::{opcode, squeue};
 
 use super::{Body, Completion, Op, Outcome, Token};
 
+/// The most bytes that one receive lands: they are still in the second cache when they are looked at.
+const PIECE: usize = 256 << 10;
+
 /// The operations in flight, each in a slot whose index is the submission's user data.
 pub(super) struct Flights {
     slots: Vec<Option<Flight>>,
     vacant: Vec<usize>,
-    /// One header a slot, for sends in two pieces.
-    messages: Vec<Message>,
+    /// One header a slot, for sends of several pieces.
+    messages: Vec<libc::msghdr>,
     /// Slots whose send was cut short and must be submitted again.
     short: Vec<usize>,
     plan: Plan,
@@ -53,31 +59,19 @@ struct Flight {
 enum Work {
     Accept { listener: Arc<TcpListener> },
     Recv { stream: Arc<TcpStream>, buffer: Vec<u8> },
+    Land { stream: Arc<TcpStream>, landing: Landing },
     Send(Sending),
 }
 
 struct Sending {
     stream: Arc<TcpStream>,
     head: Vec<u8>,
-    /// Keeps `bytes` alive.
-    body: Option<Body>,
-    /// The body's bytes, asked for once.
-    bytes: Piece,
-    /// Of head and body together.
-    sent: usize,
-}
-
-/// Bytes that somebody else keeps alive.
-#[derive(Clone, Copy)]
-struct Piece {
-    start: *const u8,
-    length: usize,
-}
-
-/// The header of a send in two pieces.
-struct Message {
-    pieces: [libc::iovec; 2],
-    header: libc::msghdr,
+    /// Keep what `pieces` name alive.
+    bodies: Vec<Body>,
+    /// What is still to be sent: of the head, and of the bodies, asked for once.
+    pieces: Vec<libc::iovec>,
+    /// Those before this one are sent.
+    first: usize,
 }
 
 impl Flights {
@@ -85,7 +79,7 @@ impl Flights {
         Flights {
             slots: (0..limit).map(|_| None).collect(),
             vacant: (0..limit).rev().collect(),
-            messages: (0..limit).map(|_| Message::new()).collect(),
+            messages: (0..limit).map(|_| no_message()).collect(),
             short: Vec::new(),
             plan: Plan::Finish,
         }
@@ -158,6 +152,11 @@ impl Flights {
                 let start = room.as_mut_ptr().cast();
                 opcode::Recv::new(Fd(stream.as_raw_fd()), start, length(room.len())).build()
             }
+            Work::Land { stream, landing } => {
+                let (start, room) = landing.spot();
+                let room = room.min(PIECE);
+                opcode::Recv::new(Fd(stream.as_raw_fd()), start.as_ptr(), length(room)).build()
+            }
             // SAFETY: (1), (2) `index` is within the block, and the kernel does not have this slot now.
             Work::Send(sending) => sending.entry(unsafe { &mut *message }),
         };
@@ -176,9 +175,12 @@ impl Work {
         match op {
             Op::Accept { listener } => Work::Accept { listener },
             Op::Recv { stream, buffer } => Work::Recv { stream, buffer },
-            Op::Send { stream, head, body } => {
-                let bytes = Piece::new(body.as_ref().map_or(&[], |body| (**body).as_ref()));
-                Work::Send(Sending { stream, head, body, bytes, sent: 0 })
+            Op::Land { stream, landing } => Work::Land { stream, landing },
+            Op::Send { stream, head, bodies } => {
+                let of_bodies = bodies.iter().map(|body| (**body).as_ref());
+                let all = std::iter::once(&head[..]).chain(of_bodies);
+                let pieces = all.filter(|piece| !piece.is_empty()).map(iovec).collect();
+                Work::Send(Sending { stream, head, bodies, pieces, first: 0 })
             }
         }
     }
@@ -195,6 +197,11 @@ impl Work {
                 }
                 Landed::Done(Outcome::Received { buffer, result })
             }
+            Work::Land { mut landing, .. } => {
+                // (4) the kernel has written so many bytes.
+                result.iter().for_each(|&received| landing.advance(received));
+                Landed::Done(Outcome::Landed { landing, result })
+            }
             Work::Send(sending) => sending.land(result, plan),
         }
     }
@@ -202,18 +209,20 @@ impl Work {
 
 impl Sending {
     /// Names the bytes not yet sent: as one piece where possible, else by a message header.
-    fn entry(&self, message: &mut Message) -> squeue::Entry {
+    fn entry(&mut self, message: &mut libc::msghdr) -> squeue::Entry {
         let fd = Fd(self.stream.as_raw_fd());
         // The kernel itself continues a send that finds the socket full.
         let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
-        let head = Piece::new(&self.head).skip(self.sent);
-        let body = self.bytes.skip(self.sent.saturating_sub(self.head.len()));
-        match (head.length, body.length) {
-            (_, 0) => opcode::Send::new(fd, head.start, length(head.length)).flags(flags).build(),
-            (0, _) => opcode::Send::new(fd, body.start, length(body.length)).flags(flags).build(),
-            (_, _) => {
-                let header = message.fill(head, body);
-                opcode::SendMsg::new(fd, header).flags(flags as u32).build()
+        match &mut self.pieces[self.first..] {
+            [] => opcode::Send::new(fd, ptr::null(), 0).flags(flags).build(),
+            [piece] => {
+                let start = piece.iov_base.cast_const().cast();
+                opcode::Send::new(fd, start, length(piece.iov_len)).flags(flags).build()
+            }
+            pieces => {
+                message.msg_iov = pieces.as_mut_ptr();
+                message.msg_iovlen = pieces.len();
+                opcode::SendMsg::new(fd, message).flags(flags as u32).build()
             }
         }
     }
@@ -226,16 +235,26 @@ impl Sending {
             },
             Err(error) => Err(error),
         };
-        drop(self.body.take());
-        Landed::Done(Outcome::Sent { head: self.head, result })
+        let Sending { head, bodies, .. } = self;
+        drop(bodies);
+        Landed::Done(Outcome::Sent { head, result })
     }
 
     /// Counts what was sent; `None` when the rest is to follow.
     fn progress(&mut self, sent: usize, plan: Plan) -> Option<io::Result<()>> {
-        let total = self.head.len() + self.bytes.length;
-        self.sent += sent;
-        assert!(self.sent <= total, "no more is sent than there is");
-        if self.sent == total {
+        let mut left = sent;
+        while let Some(piece) = self.pieces.get_mut(self.first) {
+            let count = left.min(piece.iov_len);
+            piece.iov_base = piece.iov_base.wrapping_byte_add(count);
+            piece.iov_len -= count;
+            left -= count;
+            if piece.iov_len > 0 {
+                break;
+            }
+            self.first += 1;
+        }
+        assert!(left == 0, "no more is sent than there is");
+        if self.first == self.pieces.len() {
             Some(Ok(()))
         } else if sent == 0 {
             Some(Err(io::ErrorKind::WriteZero.into()))
@@ -247,36 +266,14 @@ impl Sending {
     }
 }
 
-impl Piece {
-    fn new(bytes: &[u8]) -> Self {
-        Piece { start: bytes.as_ptr(), length: bytes.len() }
-    }
-
-    fn skip(self, count: usize) -> Self {
-        let count = count.min(self.length);
-        Piece { start: self.start.wrapping_add(count), length: self.length - count }
-    }
-
-    fn iovec(self) -> libc::iovec {
-        libc::iovec { iov_base: self.start.cast_mut().cast(), iov_len: self.length }
-    }
+/// Names bytes that somebody else keeps alive.
+fn iovec(bytes: &[u8]) -> libc::iovec {
+    libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
 }
 
-impl Message {
-    fn new() -> Self {
-        let nothing = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
-        // SAFETY: (6).
-        let header = unsafe { std::mem::zeroed() };
-        Message { pieces: [nothing; 2], header }
-    }
-
-    /// Describes two pieces, and gives the address under which the kernel finds the description.
-    fn fill(&mut self, head: Piece, body: Piece) -> *const libc::msghdr {
-        self.pieces = [head.iovec(), body.iovec()];
-        self.header.msg_iov = self.pieces.as_mut_ptr();
-        self.header.msg_iovlen = self.pieces.len();
-        &raw const self.header
-    }
+fn no_message() -> libc::msghdr {
+    // SAFETY: (6).
+    unsafe { std::mem::zeroed() }
 }
 
 /// The kernel counts in 32 bits; what is beyond is a short operation.

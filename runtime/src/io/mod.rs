@@ -26,6 +26,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use drizzle_shuffle::Landing;
+
 mod epoll;
 mod flight;
 mod probe;
@@ -48,6 +50,9 @@ pub type Token = u64;
 /// Bytes that are sent without being copied, for instance a block in a mapped segment.
 pub type Body = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
+/// The most bodies of one send: the kernel takes 1,024 pieces.
+pub const MAX_BODIES: usize = 512;
+
 /// One operation, with all that it needs until it completes.
 pub enum Op {
     /// Takes one connection from a listener.
@@ -62,14 +67,21 @@ pub enum Op {
         /// Bytes are appended between its length and its capacity, which must differ.
         buffer: Vec<u8>,
     },
-    /// Sends all of `head` and then all of `body`.
+    /// Receives what has arrived (at least one byte) to where it will stay.
+    Land {
+        /// Where from.
+        stream: Arc<TcpStream>,
+        /// Where to. Some of its bytes must be missing.
+        landing: Landing,
+    },
+    /// Sends all of `head` and then all `bodies`.
     Send {
         /// Where to.
         stream: Arc<TcpStream>,
         /// The first bytes, for instance a frame's header or a whole control message.
         head: Vec<u8>,
-        /// The bytes after them, sent from where they lie.
-        body: Option<Body>,
+        /// The bytes after them, sent from where they lie; at most [`MAX_BODIES`].
+        bodies: Vec<Body>,
     },
 }
 
@@ -84,9 +96,16 @@ pub enum Outcome {
         /// How many bytes were appended; 0 means that the peer has closed its side.
         result: io::Result<usize>,
     },
+    /// Of [`Op::Land`].
+    Landed {
+        /// The memory, in which so many bytes fewer are missing.
+        landing: Landing,
+        /// How many bytes were received; 0 means that the peer has closed its side.
+        result: io::Result<usize>,
+    },
     /// Of [`Op::Send`].
     Sent {
-        /// The head as it was submitted, for use again. The body's count has been given up.
+        /// The head as it was submitted, for use again. The bodies' counts have been given up.
         head: Vec<u8>,
         /// Whether everything was handed to the kernel.
         result: io::Result<()>,
@@ -182,9 +201,10 @@ impl fmt::Debug for Op {
         match self {
             Op::Accept { .. } => f.write_str("Accept"),
             Op::Recv { buffer, .. } => write!(f, "Recv({})", buffer.capacity() - buffer.len()),
-            Op::Send { head, body, .. } => {
-                let body = body.as_ref().map_or(0, |body| (**body).as_ref().len());
-                write!(f, "Send({} + {body})", head.len())
+            Op::Land { landing, .. } => write!(f, "Land({})", landing.missing()),
+            Op::Send { head, bodies, .. } => {
+                let bodies: usize = bodies.iter().map(|body| (**body).as_ref().len()).sum();
+                write!(f, "Send({} + {bodies})", head.len())
             }
         }
     }
@@ -196,6 +216,7 @@ impl fmt::Debug for Outcome {
             Outcome::Accepted(Ok((_, peer))) => write!(f, "Accepted({peer})"),
             Outcome::Accepted(Err(error)) => write!(f, "Accepted({error})"),
             Outcome::Received { result, .. } => write!(f, "Received({result:?})"),
+            Outcome::Landed { result, .. } => write!(f, "Landed({result:?})"),
             Outcome::Sent { result, .. } => write!(f, "Sent({result:?})"),
         }
     }
@@ -207,6 +228,7 @@ impl Op {
         match self {
             Op::Accept { .. } => Outcome::Accepted(Err(error)),
             Op::Recv { buffer, .. } => Outcome::Received { buffer, result: Err(error) },
+            Op::Land { landing, .. } => Outcome::Landed { landing, result: Err(error) },
             Op::Send { head, .. } => Outcome::Sent { head, result: Err(error) },
         }
     }
@@ -216,8 +238,13 @@ impl Op {
     }
 
     fn check(&self) {
-        if let Op::Recv { buffer, .. } = self {
-            assert!(buffer.len() < buffer.capacity(), "a receive needs room in its buffer");
+        match self {
+            Op::Recv { buffer, .. } => {
+                assert!(buffer.len() < buffer.capacity(), "a receive needs room in its buffer");
+            }
+            Op::Land { landing, .. } => assert!(landing.missing() > 0, "something is missing"),
+            Op::Send { bodies, .. } => assert!(bodies.len() <= MAX_BODIES, "too many bodies"),
+            Op::Accept { .. } => {}
         }
     }
 }

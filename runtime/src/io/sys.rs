@@ -4,12 +4,16 @@
 //! 2. A descriptor returned by a successful call is new and owned by nobody else.
 //! 3. Memory passed to a call is a live Rust reference for the call, of the length given with it.
 //! 4. The kernel's plain structures consist of integers and pointers, for which zero is a value.
+//! 5. A landing's spot is good for the bytes that are missing, and nobody else writes there while we
+//!    hold the landing.
 #![allow(unsafe_code)]
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::time::Duration;
+
+use drizzle_shuffle::Landing;
 
 /// Turns the -1 of a system call into its error.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -107,17 +111,27 @@ pub(super) fn receive(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> io::Result<us
     Ok(count)
 }
 
-/// Sends what the socket takes of two pieces, without waiting.
-pub(super) fn send(fd: BorrowedFd<'_>, head: &[u8], body: &[u8]) -> io::Result<usize> {
-    let mut pieces = [IoSlice::new(head), IoSlice::new(body)];
+/// Receives what has arrived to where it will stay, without waiting.
+pub(super) fn land(fd: BorrowedFd<'_>, landing: &mut Landing) -> io::Result<usize> {
+    let (start, length) = landing.spot();
+    let count = retry(|| {
+        // SAFETY: (1), (5) the kernel writes within the landing, which we hold.
+        unsafe { libc::recv(fd.as_raw_fd(), start.as_ptr().cast(), length, libc::MSG_DONTWAIT) }
+    })?;
+    landing.advance(count);
+    Ok(count)
+}
+
+/// Sends what the socket takes of these pieces, without waiting. At most 1,024.
+pub(super) fn send(fd: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
     // SAFETY: (4).
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    // std promises that an `IoSlice` is laid out as an `iovec`.
-    message.msg_iov = pieces.as_mut_ptr().cast();
+    // std promises that an `IoSlice` is laid out as an `iovec`; the kernel only reads them.
+    message.msg_iov = pieces.as_ptr().cast_mut().cast();
     message.msg_iovlen = pieces.len();
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     retry(|| {
-        // SAFETY: (1), (3) the message names two live slices.
+        // SAFETY: (1), (3) the message names live slices.
         unsafe { libc::sendmsg(fd.as_raw_fd(), &message, flags) }
     })
 }

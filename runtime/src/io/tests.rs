@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use drizzle_shuffle::segment::{Segment, SegmentWriter};
+
 use super::{
     Body, Capabilities, Choice, Completion, HostKind, Io, IoKind, Op, Outcome, Readiness, Token,
     choose, open, sys,
@@ -74,7 +76,7 @@ fn receive(stream: &Arc<TcpStream>, capacity: usize) -> Op {
 }
 
 fn send(stream: &Arc<TcpStream>, head: &[u8], body: Option<Body>) -> Op {
-    Op::Send { stream: stream.clone(), head: head.to_vec(), body }
+    Op::Send { stream: stream.clone(), head: head.to_vec(), bodies: body.into_iter().collect() }
 }
 
 fn received(completion: Completion) -> Vec<u8> {
@@ -160,6 +162,51 @@ fn a_large_send_in_two_pieces_arrives_whole_through_a_small_socket_buffer() {
         }
         assert!(is_sent && arrived == whole, "{} of {} bytes", arrived.len(), whole.len());
         assert_eq!(Arc::strong_count(&shared), 1, "the body is given up");
+    });
+}
+
+#[test]
+fn bytes_land_where_they_will_stay() {
+    with_each(|io| {
+        let (near, far) = pair();
+        let sent: Arc<Vec<u8>> = Arc::new(pattern(1 << 20));
+        let bodies = vec![sent.clone() as Body, Arc::new(*b"") as Body, Arc::new(*b"more") as Body];
+        io.submit(SEND, Op::Send { stream: near, head: b"head".to_vec(), bodies });
+        let mut segment = Arc::new(Segment::map(2 << 20).unwrap());
+        let mut writer = SegmentWriter::claim(&mut segment).unwrap();
+        let mut landing = writer.land(sent.len() + 4);
+        landing.fill(b"1234");
+        io.submit(RECEIVE, receive(&far, 4));
+        let (mut completions, mut is_sent) = (Vec::new(), false);
+        for _ in 0..ROUNDS {
+            io.poll(&mut completions);
+            for Completion { outcome, .. } in completions.drain(..) {
+                match outcome {
+                    Outcome::Sent { result, .. } => is_sent = result.is_ok(),
+                    Outcome::Received { buffer, result } => {
+                        assert_eq!(buffer.len(), result.unwrap());
+                    }
+                    Outcome::Landed { landing: back, result } => {
+                        assert!(result.unwrap() > 0);
+                        landing = back;
+                    }
+                    Outcome::Accepted(_) => panic!("nothing was accepted"),
+                }
+                if io.pending() < 2 - usize::from(is_sent) && landing.missing() > 0 {
+                    let empty = writer.land(0);
+                    let landing = std::mem::replace(&mut landing, empty);
+                    io.submit(RECEIVE, Op::Land { stream: far.clone(), landing });
+                }
+            }
+            if io.pending() == 0 {
+                break;
+            }
+            io.park(PATIENCE);
+        }
+        let landed = landing.finish();
+        assert!(landed.bytes()[4..] == sent[..] && landed.bytes()[..4] == *b"1234");
+        io.submit(RECEIVE, receive(&far, 10));
+        assert_eq!(received(next(io)), b"more");
     });
 }
 
@@ -281,6 +328,7 @@ fn closing_completes_everything_as_cancelled() {
             let error = match completion.outcome {
                 Outcome::Accepted(result) => result.map(drop),
                 Outcome::Received { result, .. } => result.map(drop),
+                Outcome::Landed { result, .. } => result.map(drop),
                 Outcome::Sent { result, .. } => result,
             };
             assert_eq!(error.unwrap_err().raw_os_error(), Some(libc::ECANCELED));

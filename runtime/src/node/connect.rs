@@ -180,7 +180,7 @@ fn greeting(
     let Some(frame) = connection.next_frame()? else { return Ok(None) };
     match decode_data(frame.head, frame.body.len())? {
         DataHead::Hello { worker, incarnation, to } => Ok(Some((worker, incarnation, to))),
-        DataHead::Block { .. } | DataHead::Completed { .. } | DataHead::Ranges { .. } => {
+        DataHead::Blocks { .. } | DataHead::Completed { .. } | DataHead::Ranges { .. } => {
             Err(Closed::Protocol("it did not greet first".to_owned()))
         }
     }

@@ -5,13 +5,21 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
-use drizzle_shuffle::Block;
+use drizzle_shuffle::{ArrivingBlock, Block, Bundle, Landing};
 
-use crate::io::{Body, Io, Op, Outcome, Token};
-use crate::wire::{DecodeError, Frame, FrameDecoder, FrameError};
+use crate::io::{Body, Io, MAX_BODIES, Op, Outcome, Token};
+use crate::wire::{DecodeError, Frame, FrameDecoder, FrameError, FrameHead, encode_bundle};
 
-/// Messages without a body are joined to one send up to this size.
+/// Messages are joined to one send up to this size.
 const JOIN_BELOW: usize = 32 * 1024;
+
+/// Bodies of a bundle that come to less than this are copied behind their head: a copy costs less
+/// than a send of their own.
+const COPY_BELOW: usize = 16 * 1024;
+
+/// Of a body, so many missing bytes are received to where they will stay. Fewer come with whatever is
+/// behind them and are copied.
+const LAND_FROM: usize = 16 * 1024;
 
 /// With more sends than this waiting, a connection is congested.
 const MANY_WAITING: usize = 64;
@@ -41,12 +49,14 @@ pub enum Closed {
 pub struct Connection {
     stream: Arc<TcpStream>,
     /// The address of the other side, while it could still be asked for.
-    peer: String,
+    peer: Box<str>,
     /// Both ends have one address: they are on one host.
     within_host: bool,
     number: u64,
     decoder: FrameDecoder,
     receiving: bool,
+    /// Where the next bytes go, if past the decoder.
+    landing: Option<Landing>,
     outgoing: VecDeque<Outgoing>,
     sending: bool,
     /// The buffer of the last send, to be used again.
@@ -58,7 +68,7 @@ pub struct Connection {
 #[derive(Debug)]
 struct Outgoing {
     head: Vec<u8>,
-    body: Option<Block>,
+    bodies: Vec<Block>,
 }
 
 /// A block as the driver of IO sees it: bytes, sent from the segment that they lie in.
@@ -78,11 +88,14 @@ impl Connection {
         let (here, there) = (ip(stream.local_addr()), ip(stream.peer_addr()));
         Ok(Connection {
             within_host: here.is_some() && here == there,
-            peer: stream.peer_addr().map_or_else(|_| "unknown".to_owned(), |peer| peer.to_string()),
+            peer: stream
+                .peer_addr()
+                .map_or_else(|_| "unknown".into(), |peer| peer.to_string().into()),
             stream: Arc::new(stream),
             number,
             decoder: FrameDecoder::new(),
             receiving: false,
+            landing: None,
             outgoing: VecDeque::new(),
             sending: false,
             spare: Vec::new(),
@@ -101,41 +114,59 @@ impl Connection {
             return;
         }
         match self.outgoing.back_mut() {
-            Some(last) if last.body.is_none() && last.head.len() < JOIN_BELOW => {
+            Some(last) if last.bodies.is_empty() && last.head.len() < JOIN_BELOW => {
                 encode(&mut last.head);
             }
             Some(_) | None => {
                 let mut head = std::mem::take(&mut self.spare);
                 head.clear();
                 encode(&mut head);
-                self.outgoing.push_back(Outgoing { head, body: None });
+                self.outgoing.push_back(Outgoing { head, bodies: Vec::new() });
             }
         }
     }
 
-    /// Queues a frame whose body is that of `block`; `encode` appends the rest of it.
-    pub fn send_block(&mut self, block: Block, encode: impl FnOnce(&mut Vec<u8>)) {
-        self.send(encode);
-        if let Some(last) = self.outgoing.back_mut()
-            && !block.body().is_empty()
-        {
-            last.body = Some(block);
+    /// Queues the blocks of a bundle, as one frame.
+    pub fn send_bundle(&mut self, bundle: &Bundle) {
+        let blocks = || {
+            let blocks = bundle.blocks().iter().map(|(_, block)| block);
+            blocks.filter(|block| !block.is_empty())
+        };
+        if bundle.body_len() < COPY_BELOW {
+            return self.send(|out| {
+                encode_bundle(bundle, out);
+                blocks().for_each(|block| out.extend_from_slice(block.body()));
+            });
+        }
+        self.send(|out| encode_bundle(bundle, out));
+        let mut bodies = blocks().cloned();
+        let Some(mut last) = self.outgoing.back_mut() else { return };
+        loop {
+            last.bodies.extend(bodies.by_ref().take(MAX_BODIES));
+            let Some(next) = bodies.next() else { return };
+            self.outgoing.push_back(Outgoing { head: Vec::new(), bodies: vec![next] });
+            last = self.outgoing.back_mut().expect("it was pushed just now");
         }
     }
 
     /// Starts what can be started: one send and one receive at a time.
     pub fn drive(&mut self, io: &mut dyn Io) {
         if !self.sending
-            && let Some(Outgoing { head, body }) = self.outgoing.pop_front()
+            && let Some(Outgoing { head, bodies }) = self.outgoing.pop_front()
         {
-            let body = body.map(|block| Arc::new(BlockBody(block)) as Body);
+            let body = |block| Arc::new(BlockBody(block)) as Body;
+            let bodies = bodies.into_iter().map(body).collect();
             let stream = self.stream.clone();
-            io.submit(self.number * 2 + 1, Op::Send { stream, head, body });
+            io.submit(self.number * 2 + 1, Op::Send { stream, head, bodies });
             self.sending = true;
         }
         if !self.receiving {
             let stream = self.stream.clone();
-            io.submit(self.number * 2, Op::Recv { stream, buffer: self.decoder.lend() });
+            let op = match self.landing.take() {
+                Some(landing) => Op::Land { stream, landing },
+                None => Op::Recv { stream, buffer: self.decoder.lend() },
+            };
+            io.submit(self.number * 2, op);
             self.receiving = true;
         }
     }
@@ -151,16 +182,15 @@ impl Connection {
     pub fn completed(&mut self, outcome: Outcome) -> Result<(), Closed> {
         match outcome {
             Outcome::Received { buffer, result } => {
-                self.receiving = false;
                 self.decoder.give_back(buffer);
-                match result {
-                    Ok(0) => {
-                        self.decoder.end()?;
-                        Err(Closed::ByPeer)
-                    }
-                    Ok(_) => Ok(()),
-                    Err(error) => Err(self.send_failed.take().unwrap_or(error).into()),
+                self.received(result)
+            }
+            Outcome::Landed { landing, result } => {
+                self.landing = Some(landing);
+                if let Ok(count) = result {
+                    self.decoder.body_came_elsewhere(count);
                 }
+                self.received(result)
             }
             Outcome::Sent { head, result } => {
                 self.sending = false;
@@ -173,6 +203,44 @@ impl Connection {
             }
             Outcome::Accepted(_) => unreachable!("a connection accepts nothing"),
         }
+    }
+
+    fn received(&mut self, result: io::Result<usize>) -> Result<(), Closed> {
+        self.receiving = false;
+        match result {
+            Ok(0) => {
+                self.decoder.end()?;
+                Err(Closed::ByPeer)
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.send_failed.take().unwrap_or(error).into()),
+        }
+    }
+
+    /// The head of the next frame. None while a receive is under way. What body it has is to be taken
+    /// with [`take_body`](Self::take_body), or is lost with the connection.
+    pub fn next_head(&mut self) -> Result<Option<FrameHead<'_>>, Closed> {
+        if self.receiving {
+            return Ok(None);
+        }
+        Ok(self.decoder.next_head()?)
+    }
+
+    /// Brings a block what has arrived of its body, and sees to it that what has not will come; whether
+    /// all is there.
+    pub fn take_body(&mut self, block: &mut ArrivingBlock) -> bool {
+        if self.receiving {
+            return false;
+        }
+        if let Some(landing) = self.landing.take() {
+            block.give_back(landing);
+        }
+        block.fill(self.decoder.take_body(block.missing()));
+        if block.missing() >= LAND_FROM {
+            self.landing = Some(block.lend());
+            return false;
+        }
+        block.missing() == 0
     }
 
     /// The next frame that has arrived whole. None while a receive is under way.

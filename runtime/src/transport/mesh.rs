@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use drizzle_scheduler::{BatchId, CoreId};
-use drizzle_shuffle::Block;
+use drizzle_scheduler::{BatchId, CoreId, WorkerId};
+use drizzle_shuffle::{Block, Bundle};
 
 use crate::io::{Inbox, Outbox, Waker, inbox};
 
-/// What cores have for each other.
+/// What cores of a process have for each other.
 #[derive(Clone, Debug)]
 pub enum Parcel {
     /// A block, handed over by pointer.
@@ -29,12 +29,28 @@ pub enum Parcel {
 pub enum CoreMail {
     /// For the core that the mailbox belongs to.
     Deliver(Parcel),
-    /// For a core of another worker, whose connection the mailbox's owner has.
+    /// For another worker, whose connection the mailbox's owner has.
     Relay {
-        /// The core that it is for.
-        to: CoreId,
+        /// The worker that it is for.
+        to: WorkerId,
         /// What it is.
-        parcel: Parcel,
+        cargo: Cargo,
+    },
+}
+
+/// What a core has for the cores of another worker.
+#[derive(Clone, Debug)]
+pub enum Cargo {
+    /// All blocks of a batch and edge, which travel together.
+    Blocks(Bundle),
+    /// Credit: a core has finished all batches up to this one.
+    Completed {
+        /// The core that has.
+        from: CoreId,
+        /// Number of the core that is told.
+        to_core: u16,
+        /// The batch.
+        batch: BatchId,
     },
 }
 

@@ -8,4 +8,4 @@ mod tests;
 
 pub use connection::{Closed, Connection};
 pub use control::{ControlMessage, Endpoint, LocalLink};
-pub use mesh::{CoreMail, Mesh, MeshError, MeshPlace, Parcel};
+pub use mesh::{Cargo, CoreMail, Mesh, MeshError, MeshPlace, Parcel};

@@ -1,10 +1,11 @@
-//! What workers send each other as bytes. A head is its tag, one byte, and its fields; the header
-//! of a block is in its own encoding (`shuffle/src/block/header.rs`), and its body follows the head.
+//! What workers send each other as bytes. A head is its tag, one byte, and its fields; the headers
+//! of blocks are in an encoding of their own (`shuffle/src/block/header.rs`), and their bodies follow
+//! the head.
 
 use drizzle_scheduler::{BatchId, Incarnation, WorkerId};
-use drizzle_shuffle::{Block, BlockHeader};
+use drizzle_shuffle::{Bundle, BundleHeader};
 
-use super::codec::{DecodeError, Reader, Writer};
+use super::codec::{DecodeError, Reader};
 use super::frame::{FrameKind, append_frame};
 use super::ids::{read_core, write_core};
 use super::message::DataHead;
@@ -12,7 +13,7 @@ use super::ranges::{MAX_RANGES, read_ranges, write_ranges};
 
 // Tags of `DataHead`: 128 to 191.
 const HELLO: u8 = 128;
-const BLOCK: u8 = 129;
+const BLOCKS: u8 = 129;
 const COMPLETED: u8 = 130;
 const RANGES: u8 = 131;
 
@@ -31,8 +32,9 @@ pub fn encode_data(head: &DataHead, body_len: usize, out: &mut Vec<u8>) {
             writer.u64(incarnation.0);
             writer.u32(to.0);
         }
-        DataHead::Block { to_core, header } => {
-            write_block(writer, *to_core, |out| header.encode(out));
+        DataHead::Blocks { header } => {
+            writer.u8(BLOCKS);
+            header.encode(writer.raw());
         }
         DataHead::Completed { from, to_core, batch } => {
             writer.u8(COMPLETED);
@@ -48,15 +50,16 @@ pub fn encode_data(head: &DataHead, body_len: usize, out: &mut Vec<u8>) {
     });
 }
 
-/// Appends the frame of a block for one core, but for its body: the same as [`encode_data`] of its
-/// header with its checksum, without a copy of the header.
+/// Appends the frame of a bundle, but for its bodies: the same as [`encode_data`] of its header with
+/// the checksums, without a copy of the headers.
 ///
 /// # Panics
 ///
 /// If a limit of the frame is exceeded.
-pub fn encode_block(to_core: u16, block: &Block, out: &mut Vec<u8>) {
-    append_frame(FrameKind::Data, block.body().len(), out, |writer| {
-        write_block(writer, to_core, |out| block.encode_header(out));
+pub fn encode_bundle(bundle: &Bundle, out: &mut Vec<u8>) {
+    append_frame(FrameKind::Data, bundle.body_len(), out, |writer| {
+        writer.u8(BLOCKS);
+        bundle.encode_header(writer.raw());
     });
 }
 
@@ -75,15 +78,9 @@ pub fn decode_data(head: &[u8], body_len: usize) -> Result<DataHead, DecodeError
 
 fn body_len_of(head: &DataHead) -> usize {
     match head {
-        DataHead::Block { header, .. } => header.body_len as usize,
+        DataHead::Blocks { header } => header.body_len() as usize,
         DataHead::Hello { .. } | DataHead::Completed { .. } | DataHead::Ranges { .. } => 0,
     }
-}
-
-fn write_block(writer: &mut Writer<'_>, to_core: u16, header: impl FnOnce(&mut Vec<u8>)) {
-    writer.u8(BLOCK);
-    writer.u16(to_core);
-    header(writer.raw());
 }
 
 fn read_head(reader: &mut Reader<'_>) -> Result<DataHead, DecodeError> {
@@ -94,11 +91,10 @@ fn read_head(reader: &mut Reader<'_>) -> Result<DataHead, DecodeError> {
             incarnation: Incarnation(reader.u64("an incarnation")?),
             to: WorkerId(reader.u32("the number of the worker that is meant")?),
         },
-        BLOCK => {
-            let to_core = reader.u16("the core that a block is for")?;
-            let (header, length) = BlockHeader::decode(reader.rest())?;
-            reader.take("the header of a block", length)?;
-            DataHead::Block { to_core, header }
+        BLOCKS => {
+            let (header, length) = BundleHeader::decode(reader.rest())?;
+            reader.take("the header of blocks", length)?;
+            DataHead::Blocks { header }
         }
         COMPLETED => DataHead::Completed {
             from: read_core(reader)?,

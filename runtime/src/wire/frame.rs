@@ -10,7 +10,7 @@
 //! | 16..20 | checksum | CRC-32C of bytes 0..16 and of the head |
 //! | 20..24 | reserved | 0 |
 //!
-//! The head follows, then the body. The checksum does not cover the body: a block has its own.
+//! The head follows, then the body. The checksum does not cover the body: blocks have their own.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ use thiserror::Error;
 use super::codec::Writer;
 
 /// The version of all that this module and its siblings write. Part of every frame.
-pub const WIRE_VERSION: u16 = 2;
+pub const WIRE_VERSION: u16 = 3;
 /// What a frame begins with.
 pub const MAGIC: [u8; 4] = *b"DRZL";
 /// Length of what stands before the head, in bytes.
@@ -181,10 +181,24 @@ pub struct Frame<'a> {
     pub body: &'a [u8],
 }
 
+/// A frame's head, whose body may still be on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHead<'a> {
+    /// What the head holds.
+    pub kind: FrameKind,
+    /// The message.
+    pub head: &'a [u8],
+    /// How long the body is, in bytes.
+    pub body_len: usize,
+}
+
 /// Finds the frames in the bytes of one connection.
 ///
 /// Bytes come in by [`push`](Self::push), or without a copy by [`lend`](Self::lend) and
 /// [`give_back`](Self::give_back). The first bad frame ends it: from then on there is only its error.
+///
+/// Frames come out whole, by [`next_frame`](Self::next_frame), or head first, by
+/// [`next_head`](Self::next_head): then the body comes out piece by piece, or goes past the decoder.
 ///
 /// Its memory grows with what has arrived, never with what a header announces. Bytes are moved when
 /// at least as many have been consumed, or when the buffer grows by a factor.
@@ -195,6 +209,10 @@ pub struct FrameDecoder {
     start: usize,
     /// Header of the frame at `start`, once it and its head were found good.
     header: Option<Header>,
+    /// Bytes of a body whose head was given out, that were not.
+    body_left: usize,
+    /// Length of that frame.
+    frame_len: usize,
     /// The buffer's length when it was lent out, while it is.
     lent: Option<usize>,
     failed: Option<FrameError>,
@@ -238,8 +256,7 @@ impl FrameDecoder {
 
     /// The next frame, if all of it has arrived. It stays in the buffer until more bytes come in.
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
-        assert!(self.lent.is_none(), "the buffer is lent out");
-        let Some(header) = self.checked_header()? else {
+        let Some(header) = self.at_a_header()? else {
             return Ok(None);
         };
         let length = header.frame_len();
@@ -253,14 +270,58 @@ impl FrameDecoder {
         Ok(Some(Frame { kind: header.kind, head, body }))
     }
 
+    /// The head of the next frame, if all of it has arrived; its body is to be taken next. It stays in
+    /// the buffer until more bytes come in.
+    pub fn next_head(&mut self) -> Result<Option<FrameHead<'_>>, FrameError> {
+        let Some(header) = self.at_a_header()? else {
+            return Ok(None);
+        };
+        let Header { kind, head_len, body_len } = header;
+        let head = &self.buffer[self.start + HEADER_LEN..][..head_len];
+        self.start += HEADER_LEN + head_len;
+        self.header = None;
+        (self.body_left, self.frame_len) = (body_len, header.frame_len());
+        Ok(Some(FrameHead { kind, head, body_len }))
+    }
+
+    /// At most so many bytes of the body that have arrived, which are then taken.
+    pub fn take_body(&mut self, limit: usize) -> &[u8] {
+        assert!(self.lent.is_none(), "the buffer is lent out");
+        let count = limit.min(self.body_left).min(self.pending());
+        let start = self.start;
+        self.start += count;
+        self.body_left -= count;
+        &self.buffer[start..][..count]
+    }
+
+    /// Takes note of bytes of the body that came past the decoder.
+    ///
+    /// # Panics
+    ///
+    /// If earlier ones are still here, or the body has not so many.
+    pub fn body_came_elsewhere(&mut self, count: usize) {
+        assert!(self.pending() == 0, "bytes that came before are taken first");
+        self.body_left = self.body_left.checked_sub(count).expect("a body has so many bytes");
+    }
+
+    /// The header at which the decoder stands.
+    fn at_a_header(&mut self) -> Result<Option<Header>, FrameError> {
+        assert!(self.lent.is_none(), "the buffer is lent out");
+        assert!(self.body_left == 0, "a body is taken before the next frame");
+        self.checked_header()
+    }
+
     /// That the connection may end here: all its frames were good, and the last one is complete. To
     /// be asked when [`next_frame`](Self::next_frame) has no more: it does not look at what is left.
     pub fn end(&self) -> Result<(), FrameError> {
         assert!(self.lent.is_none(), "the buffer is lent out");
-        match (self.failed, self.pending()) {
-            (Some(error), _) => Err(error),
-            (None, 0) => Ok(()),
-            (None, received) => Err(FrameError::Unfinished { received }),
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let begun = if self.body_left > 0 { self.frame_len - self.body_left } else { 0 };
+        match begun + self.pending() {
+            0 => Ok(()),
+            received => Err(FrameError::Unfinished { received }),
         }
     }
 

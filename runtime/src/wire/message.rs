@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use drizzle_scheduler::message::{DriverMessage, TakenRange, WorkerMessage};
 use drizzle_scheduler::{BatchId, CoreId, Incarnation, Term, WorkerId};
-use drizzle_shuffle::BlockHeader;
+use drizzle_shuffle::BundleHeader;
 
 /// From a worker to the driver, on the control connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,7 +141,7 @@ pub struct Peer {
     pub address: SocketAddr,
 }
 
-/// From worker to worker, on a data connection. The bytes of a block follow its head.
+/// From worker to worker, on a data connection. The bytes of blocks follow their head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataHead {
     /// First of all, from the side that connected.
@@ -153,12 +153,10 @@ pub enum DataHead {
         /// Who is meant.
         to: WorkerId,
     },
-    /// A block for one core.
-    Block {
-        /// Number of the core in the worker.
-        to_core: u16,
-        /// The block's header; its body follows.
-        header: BlockHeader,
+    /// All that one core has, of one batch and edge, for the cores of the worker.
+    Blocks {
+        /// The headers of the blocks; their bodies follow one behind the other.
+        header: BundleHeader,
     },
     /// Credit: a core has finished all batches up to this one.
     Completed {

@@ -3,7 +3,7 @@
 //! * [`message`]: the messages as types.
 //! * [`frame`]: what every message travels in: lengths, version, checksum.
 //! * [`control`] and [`data`]: the messages as bytes, written and read by hand. The head of a frame
-//!   holds the message; only data frames have a body, the bytes of a block.
+//!   holds the message; only data frames have a body, the bytes of blocks.
 //! * `orders` and `reports`: what schedulers say; and what that is made of: `groups`, `ranges`,
 //!   `checkpoints`, `recovery`, `history` and `ids`.
 //! * [`journal`]: the entries of the driver's journal, which go to storage and not to a node.
@@ -33,7 +33,7 @@ mod tests;
 
 pub use codec::DecodeError;
 pub use control::{decode_to_driver, decode_to_worker, encode_to_driver, encode_to_worker};
-pub use data::{decode_data, encode_block, encode_data};
-pub use frame::{Frame, FrameDecoder, FrameError, FrameKind};
+pub use data::{decode_data, encode_bundle, encode_data};
+pub use frame::{Frame, FrameDecoder, FrameError, FrameHead, FrameKind};
 pub use journal::{EntryError, decode_entry, encode_entry};
 pub use message::{DataHead, FinalReport, Peer, ToDriver, ToWorker, WorkerStatus};

@@ -15,11 +15,12 @@ use thiserror::Error;
 
 use crate::archive::{BodyCheck, BodyError, CheckedBody};
 use crate::record::Record;
-use crate::segment::SegmentSlice;
+use crate::segment::{Landing, SegmentSlice};
 use crate::store::{BlockStore, StoreFull};
 
 use self::header::BlockHeader;
 
+pub mod bundle;
 pub mod header;
 pub mod writer;
 
@@ -93,21 +94,18 @@ impl Block {
     pub fn sections(&self) -> impl Iterator<Item = (PartitionId, Range<usize>)> + '_ {
         let header = &self.inner.header;
         let mut end = 0;
-        header.notice.upstream.iter().zip(&header.record_counts).map(move |(&partition, &count)| {
-            let start = end;
-            end += count as usize;
-            (partition, start..end)
-        })
+        header.notice.upstream.iter().zip(header.record_counts.iter()).map(
+            move |(&partition, &count)| {
+                let start = end;
+                end += count as usize;
+                (partition, start..end)
+            },
+        )
     }
 
     /// crc32c of the body. The first call computes it.
     pub fn checksum(&self) -> u32 {
         *self.inner.checksum.get_or_init(|| crc32c::crc32c(self.body()))
-    }
-
-    /// Appends the header as it goes to another process, with the checksum.
-    pub fn encode_header(&self, out: &mut Vec<u8>) {
-        self.inner.header.encode_with_checksum(self.checksum(), out);
     }
 }
 
@@ -152,26 +150,102 @@ impl BlockStore {
     /// [`ReceiveError::Full`] is back-pressure; any other means that the sender or the way is broken.
     pub fn receive(
         &mut self,
-        header: BlockHeader,
+        header: &BlockHeader,
         body: &[u8],
     ) -> Result<UncheckedBlock, ReceiveError> {
         if body.len() != header.body_len as usize {
             return Err(ReceiveError::Length { expected: header.body_len, actual: body.len() });
         }
-        if body.is_empty() {
-            let checksum = crc32c::crc32c(body);
-            return match checksum == header.checksum {
-                true => Ok(UncheckedBlock { header, slice: None }),
-                false => Err(mismatch(&header, checksum)),
-            };
+        let mut arrival = self.expect(header)?;
+        arrival.fill(body);
+        arrival.finish()
+    }
+
+    /// Memory for a body that will come from another process, in whatever pieces.
+    ///
+    /// # Errors
+    /// If there is none: that is back-pressure.
+    pub fn expect(&mut self, header: &BlockHeader) -> Result<ArrivingBlock, StoreFull> {
+        let landing = match header.body_len {
+            0 => None,
+            len => Some(self.land(len as usize)?),
+        };
+        Ok(ArrivingBlock { header: header.clone(), landing, checksum: (0, 0) })
+    }
+}
+
+/// A block whose body is on its way from another process.
+#[derive(Debug)]
+pub struct ArrivingBlock {
+    header: BlockHeader,
+    /// `None` if it has no body.
+    landing: Option<Landing>,
+    /// Checksum of so many bytes: of each piece while it is still in a cache.
+    checksum: (u32, usize),
+}
+
+impl ArrivingBlock {
+    /// What it says of itself.
+    pub fn header(&self) -> &BlockHeader {
+        &self.header
+    }
+
+    /// How many bytes have not come.
+    pub fn missing(&self) -> usize {
+        self.landing.as_ref().map_or(0, Landing::missing)
+    }
+
+    /// Copies what fits of bytes that have come, and says how many did.
+    pub fn fill(&mut self, bytes: &[u8]) -> usize {
+        let count = self.landing.as_mut().map_or(0, |landing| landing.fill(bytes));
+        self.sum();
+        count
+    }
+
+    /// The memory alone, for whoever puts the bytes there; to be given back.
+    ///
+    /// # Panics
+    /// If there is no body, or it is lent already.
+    pub fn lend(&mut self) -> Landing {
+        self.landing.take().expect("there is memory to be lent")
+    }
+
+    /// Takes the memory back.
+    ///
+    /// # Panics
+    /// If it is not lent.
+    pub fn give_back(&mut self, landing: Landing) {
+        assert!(self.landing.is_none(), "only lent memory is given back");
+        self.landing = Some(landing);
+        self.sum();
+    }
+
+    /// The block, once everything has come. Compares length and checksum with the header.
+    ///
+    /// # Errors
+    /// That the sender or the way is broken.
+    ///
+    /// # Panics
+    /// If bytes are missing.
+    pub fn finish(self) -> Result<UncheckedBlock, ReceiveError> {
+        let ArrivingBlock { header, landing, checksum: (checksum, len) } = self;
+        let slice = landing.map(Landing::finish);
+        if len != header.body_len as usize {
+            return Err(ReceiveError::Length { expected: header.body_len, actual: len });
         }
-        // The copy is what is checked: it is what will be read.
-        let slice = self.copy_in(body)?;
-        let checksum = crc32c::crc32c(slice.bytes());
-        if checksum != header.checksum {
-            return Err(mismatch(&header, checksum));
+        match checksum == header.checksum {
+            true => Ok(UncheckedBlock { header, slice }),
+            false => Err(mismatch(&header, checksum)),
         }
-        Ok(UncheckedBlock { header, slice: Some(slice) })
+    }
+
+    /// What lies in our own memory is what is checked: it is what will be read.
+    fn sum(&mut self) {
+        if let Some(landing) = &self.landing {
+            let (checksum, len) = self.checksum;
+            let bytes = landing.bytes();
+            self.checksum = (crc32c::crc32c_append(checksum, &bytes[len..]), bytes.len());
+        }
     }
 }
 

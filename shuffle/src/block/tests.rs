@@ -6,7 +6,8 @@ use drizzle_scheduler::ids::{
 use drizzle_scheduler::message::Content;
 use proptest::prelude::*;
 
-use super::header::HeaderError;
+use super::bundle::Bundle;
+use super::header::{BundleHeader, HeaderError};
 use super::writer::{BlockParts, BlockWriter};
 use super::*;
 use crate::archive::checker;
@@ -64,7 +65,7 @@ fn numbered(count: u64) -> Vec<Entry> {
 fn a_block_holds_the_records_of_each_upstream_partition_in_order() {
     let block = block(&mut store(1), &mut BlockWriter::new(), &[2, 0, 3]);
     assert_eq!(entries(&block), numbered(5));
-    assert_eq!(block.header().record_counts, [2, 0, 3]);
+    assert_eq!(*block.header().record_counts, [2, 0, 3]);
     assert_eq!([block.section(0), block.section(1), block.section(2)], [0..2, 2..2, 2..5]);
     let sections: Vec<_> = block.sections().collect();
     assert_eq!(
@@ -88,7 +89,7 @@ fn sections_may_be_left_out() {
     writer.append(&mut store, &entry(1)).unwrap();
     assert_eq!(writer.record_count(), 2);
     let block = writer.finish(parts(1, 6));
-    assert_eq!(block.header().record_counts, [0, 1, 0, 1, 0, 0]);
+    assert_eq!(*block.header().record_counts, [0, 1, 0, 1, 0, 0]);
 }
 
 #[test]
@@ -182,7 +183,7 @@ fn a_block_goes_to_another_thread_and_back() {
 /// What another process gets.
 fn wire(block: &Block) -> (Vec<u8>, Vec<u8>) {
     let mut header = Vec::new();
-    block.encode_header(&mut header);
+    Bundle::new(3, block.clone()).encode_header(&mut header);
     (header, block.body().to_vec())
 }
 
@@ -191,7 +192,8 @@ fn arrive(
     header: &[u8],
     body: &[u8],
 ) -> Result<UncheckedBlock, ReceiveError> {
-    let (header, _) = BlockHeader::decode(header).unwrap();
+    let (header, _) = BundleHeader::decode(header).unwrap();
+    let [(3, header)] = header.blocks() else { panic!("{header:?} is not of one block") };
     store.receive(header, body)
 }
 
@@ -252,13 +254,62 @@ fn damage_on_the_way_never_becomes_a_block() {
     for index in 0..header.len() {
         let mut bent = header.clone();
         bent[index] ^= 0x10;
-        assert_ne!(BlockHeader::decode(&bent).err(), None::<HeaderError>);
+        assert_ne!(BundleHeader::decode(&bent).err(), None::<HeaderError>);
     }
     for index in 0..body.len() {
         let mut bent = body.clone();
         bent[index] ^= 0x10;
         assert!(arrive(&mut receiver, &header, &bent).is_err());
     }
+}
+
+#[test]
+fn a_body_arrives_in_pieces_wherever_they_come_from() {
+    let (mut sender, mut receiver) = (store(2), store(1));
+    let sent = block(&mut sender, &mut BlockWriter::new(), &[9]);
+    let header = BlockHeader { checksum: sent.checksum(), ..sent.header().clone() };
+    let mut arriving = receiver.expect(&header).unwrap();
+    let (first, rest) = sent.body().split_at(5);
+    assert_eq!((arriving.fill(first), arriving.missing()), (5, rest.len()));
+    let mut lent = arriving.lend();
+    assert_eq!(lent.fill(&rest[..10]), 10);
+    arriving.give_back(lent);
+    let too_many = [&rest[10..], &[1, 2, 3]].concat();
+    assert_eq!(arriving.fill(&too_many), rest.len() - 10);
+    let block = arriving.finish().unwrap().validate(checker::<Entry>()).unwrap();
+    assert_eq!(entries(&block), entries(&sent));
+}
+
+#[test]
+fn a_body_given_up_half_way_gives_its_memory_back() {
+    let (mut sender, mut receiver) = (store(2), store(1));
+    let sent = block(&mut sender, &mut BlockWriter::new(), &[100]);
+    for _ in 0..10 {
+        let mut arriving = receiver.expect(sent.header()).unwrap();
+        arriving.fill(&sent.body()[..100]);
+        assert!(receiver.expect(sent.header()).is_err());
+    }
+}
+
+#[test]
+fn a_bundle_takes_only_blocks_that_belong_together() {
+    let (mut store, mut writer) = (store(4), BlockWriter::new());
+    let mut bundle = Bundle::new(2, block(&mut store, &mut writer, &[1, 0]));
+    let empty = block(&mut store, &mut writer, &[0, 0]);
+    assert!(bundle.add(2, empty.clone()).is_err(), "one block for each core");
+    assert!(bundle.add(5, empty.clone()).is_ok());
+    assert!(bundle.add(4, empty).is_err(), "ascending");
+    writer.begin_section(0);
+    assert!(bundle.add(6, writer.finish(parts(2, 2))).is_err(), "another batch");
+    assert!(bundle.add(6, block(&mut store, &mut writer, &[1])).is_err(), "other partitions");
+    assert_eq!(bundle.body_len(), 24 + 8);
+    let mut bytes = Vec::new();
+    bundle.encode_header(&mut bytes);
+    let (header, len) = BundleHeader::decode(&bytes).unwrap();
+    assert_eq!((len, header.body_len()), (bytes.len(), 32));
+    let cores: Vec<_> =
+        header.blocks().iter().map(|(core, block)| (*core, block.body_len)).collect();
+    assert_eq!(cores, [(2, 32), (5, 0)]);
 }
 
 proptest! {

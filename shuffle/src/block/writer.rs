@@ -110,7 +110,7 @@ impl<R: Record> BlockWriter<R> {
         Block::new(header, body)
     }
 
-    fn take_record_counts(&mut self, upstream_count: usize) -> Vec<u32> {
+    fn take_record_counts(&mut self, upstream_count: usize) -> Arc<[u32]> {
         let record_count = self.record_count() as u32;
         let starts = &mut self.section_starts;
         assert!(starts.len() <= upstream_count, "the block has a section that it does not cover");

@@ -4,14 +4,14 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use drizzle_scheduler::{BatchId, EdgeId, Incarnation, PartitionId, WorkerId};
-use drizzle_shuffle::{Block, BlockHeader, BlockStore, StoreOptions};
+use drizzle_shuffle::{Block, BlockHeader, BlockStore, Bundle, BundleHeader, StoreOptions};
 
 use super::{Arrival, Intake, LinkPlan, Links};
 use crate::dataflow::Combine;
 use crate::dataflow::tests::harness::{Bench, Items, Sum, core, item, options, windowed};
 use crate::io::{Completion, Io, IoKind, open};
 use crate::transport::{Closed, Parcel};
-use crate::wire::{DataHead, encode_block, encode_data};
+use crate::wire::{DataHead, encode_bundle, encode_data};
 
 const PEER: WorkerId = WorkerId(1);
 const PAGE: usize = 4096;
@@ -57,7 +57,8 @@ impl Receiver {
         header.checksum = block.checksum();
         change(&mut header);
         let mut bytes = Vec::new();
-        encode_data(&DataHead::Block { to_core, header }, block.body().len(), &mut bytes);
+        let header = BundleHeader::new(vec![(to_core, header)]);
+        encode_data(&DataHead::Blocks { header }, block.body().len(), &mut bytes);
         self.write_bytes(&bytes);
         self.write_bytes(block.body());
     }
@@ -104,7 +105,7 @@ impl Receiver {
 fn blocks_and_credit_arrive_for_the_core_that_they_name() {
     let mut receiver = Receiver::new(4);
     let mut bytes = Vec::new();
-    encode_block(1, &receiver.block(), &mut bytes);
+    encode_bundle(&Bundle::new(1, receiver.block()), &mut bytes);
     receiver.write_bytes(&bytes);
     receiver.write_bytes(receiver.block().body());
     bytes.clear();
@@ -124,6 +125,30 @@ fn blocks_and_credit_arrive_for_the_core_that_they_name() {
         panic!("{:?}", receiver.arrivals);
     };
     assert_eq!((from, batch), (core(1), BatchId(7)));
+}
+
+#[test]
+fn blocks_for_several_cores_arrive_from_one_frame() {
+    let mut receiver = Receiver::new(4);
+    let block = receiver.block();
+    let full = BlockHeader { checksum: block.checksum(), ..block.header().clone() };
+    let record_counts = full.record_counts.iter().map(|_| 0).collect();
+    let empty = BlockHeader { record_counts, body_len: 0, checksum: 0, ..full.clone() };
+    let header = BundleHeader::new(vec![(0, full), (1, empty)]);
+    let mut bytes = Vec::new();
+    encode_data(&DataHead::Blocks { header }, block.body().len(), &mut bytes);
+    let (first, rest) = block.body().split_at(10);
+    receiver.write_bytes(&bytes);
+    receiver.write_bytes(first);
+    receiver.turn().unwrap();
+    assert!(receiver.arrivals.is_empty(), "most of the body is missing");
+    receiver.write_bytes(rest);
+    receiver.until(|receiver| receiver.arrivals.len() == 2);
+    let counts = receiver.arrivals.iter().map(|arrival| match &arrival.parcel {
+        Parcel::Block(block) => (arrival.to_core, block.record_count()),
+        Parcel::Completed { .. } => panic!("{arrival:?} was not sent"),
+    });
+    assert_eq!(counts.collect::<Vec<_>>(), [(0, block.record_count()), (1, 0)]);
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn raw(block: &Block) -> Vec<(u32, u64, u64)> {
 fn raw_blocks_have_each_record_under_its_upstream_partition_and_no_late_ones() {
     let block = block_of(Sum, Never);
     assert_eq!(block.notice().content, Content::Raw);
-    assert_eq!(block.header().record_counts, [3, 0, 2]);
+    assert_eq!(*block.header().record_counts, [3, 0, 2]);
     assert_eq!(raw(&block), [(1, 0, 10), (2, 0, 20), (1, 0, 30), (1, 0, 40), (3, 100, 50)]);
 }
 
@@ -47,7 +47,7 @@ fn raw_blocks_have_each_record_under_its_upstream_partition_and_no_late_ones() {
 fn exact_aggregates_are_combined_over_all_partitions_under_the_first() {
     let block = block_of(Sum, BeforeShuffle);
     assert_eq!(block.notice().content, Content::Partial);
-    assert_eq!(block.header().record_counts, [3, 0, 0]);
+    assert_eq!(*block.header().record_counts, [3, 0, 0]);
     let entries = block.records::<PartialEntry<u32, u64>>().iter().map(PartialEntry::unarchive);
     let entries: Vec<_> = entries
         .map(|entry: PartialEntry<u32, u64>| (entry.key, entry.window_start, entry.accumulator))
@@ -59,7 +59,7 @@ fn exact_aggregates_are_combined_over_all_partitions_under_the_first() {
 fn other_aggregates_are_combined_within_each_partition() {
     let block = block_of(Sequence, BeforeShuffle);
     assert_eq!(block.notice().content, Content::Partial);
-    assert_eq!(block.header().record_counts, [2, 0, 2]);
+    assert_eq!(*block.header().record_counts, [2, 0, 2]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use drizzle_shuffle::Record;
 
 use super::{Entry, ROUNDS, block, core, store};
 use crate::io::{Io, IoKind, open};
-use crate::transport::{CoreMail, Mesh, MeshPlace, Parcel};
+use crate::transport::{Cargo, CoreMail, Mesh, MeshPlace, Parcel};
 
 /// Runs `body` on a thread for each core, once all have met.
 fn on_cores<T: Send + 'static>(
@@ -110,8 +110,8 @@ fn a_block_goes_from_core_to_core_by_pointer() {
         let values = block.records::<Entry>().iter().map(|entry| Entry::unarchive(entry).value);
         assert!(values.eq((0..1000).map(|key| key ^ 1)));
         let answer = CoreMail::Relay {
-            to: core(9),
-            parcel: Parcel::Completed { from: own, batch: BatchId(1) },
+            to: WorkerId(9),
+            cargo: Cargo::Completed { from: own, to_core: 0, batch: BatchId(1) },
         };
         assert!(place.outboxes.get_mut(&core(0)).unwrap().try_send(answer).is_ok());
         block.body().as_ptr() as usize

@@ -102,6 +102,52 @@ proptest! {
             sent.iter().flat_map(|frame| data_frame(&frame.head, &frame.body)).collect();
         prop_assert_eq!(in_pieces(&bytes, &[piece], lent, turn), (sent, Ok(())));
     }
+
+    #[test]
+    fn bodies_come_out_in_pieces_or_go_past_the_decoder(
+        lengths in vec(0..5000usize, 1..6),
+        pieces in vec((1..3000usize, any::<bool>()), 1..20),
+    ) {
+        let body = |number: usize| (0..lengths[number]).map(move |at| (at * 31 + number) as u8);
+        let frames = 0..lengths.len();
+        let bytes: Vec<u8> = frames
+            .flat_map(|number| data_frame(&[number as u8], &body(number).collect::<Vec<_>>()))
+            .collect();
+        let (mut decoder, mut rest, mut missing) = (FrameDecoder::new(), &bytes[..], 0);
+        let mut bodies: Vec<Vec<u8>> = Vec::new();
+        for &(piece, past) in pieces.iter().cycle() {
+            if let Some(last) = bodies.last_mut() && missing > 0 {
+                let taken = decoder.take_body(piece);
+                missing -= taken.len();
+                last.extend(taken);
+            }
+            if missing == 0 && let Some(head) = decoder.next_head().unwrap() {
+                prop_assert_eq!(head.head, [bodies.len() as u8]);
+                missing = head.body_len;
+                bodies.push(Vec::new());
+                continue;
+            }
+            if rest.is_empty() && missing == 0 {
+                break;
+            }
+            let came = decoder.take_body(usize::MAX).to_vec();
+            missing -= came.len();
+            bodies.last_mut().into_iter().for_each(|last| last.extend(&came));
+            let count = if past { piece.min(missing) } else { 0 };
+            let (direct, behind) = rest.split_at(count);
+            if count > 0 {
+                decoder.body_came_elsewhere(count);
+            }
+            missing -= count;
+            bodies.last_mut().into_iter().for_each(|last| last.extend(direct));
+            let (next, behind) = behind.split_at(piece.min(behind.len()));
+            decoder.push(next);
+            rest = behind;
+        }
+        let sent: Vec<Vec<u8>> = (0..lengths.len()).map(|number| body(number).collect()).collect();
+        prop_assert_eq!(bodies, sent);
+        prop_assert_eq!(decoder.end(), Ok(()));
+    }
 }
 
 #[test]

@@ -403,8 +403,8 @@ fn a_bad_header_is_refused_with_a_sentence() {
             "peer does not speak Drizzle's protocol: its frame begins with \"GET \"",
         ),
         (
-            patched(FrameKind::ToDriver, 4, &[3, 0]),
-            "peer speaks wire version 3, this binary speaks 2: run the same binary on every node",
+            patched(FrameKind::ToDriver, 4, &[2, 0]),
+            "peer speaks wire version 2, this binary speaks 3: run the same binary on every node",
         ),
         (patched(FrameKind::ToDriver, 6, &[9, 0]), "peer sent a frame of the unknown kind 9"),
         (
@@ -421,7 +421,7 @@ fn a_bad_header_is_refused_with_a_sentence() {
         ),
         (
             patched(FrameKind::ToDriver, 20, &[1]),
-            "peer sent a frame with 0x00000001 where version 2 has 0",
+            "peer sent a frame with 0x00000001 where version 3 has 0",
         ),
     ];
     for (error, sentence) in cases {
@@ -438,5 +438,5 @@ fn the_first_bytes_are_enough_to_refuse_a_stranger() {
     assert_eq!(decoder.next_frame(), Err(FrameError::Magic { found: *b"SSH-" }));
     let mut decoder = FrameDecoder::new();
     decoder.push(b"DRZL\x07\x00");
-    assert_eq!(decoder.next_frame(), Err(FrameError::Version { peer: 7, own: 2 }));
+    assert_eq!(decoder.next_frame(), Err(FrameError::Version { peer: 7, own: 3 }));
 }

@@ -27,7 +27,7 @@ enum Message {
 impl Message {
     fn body_len(&self) -> usize {
         match self {
-            Message::Data(DataHead::Block { header, .. }) => header.body_len as usize,
+            Message::Data(DataHead::Blocks { header }) => header.body_len() as usize,
             Message::Data(_) | Message::ToDriver(_) | Message::ToWorker(_) => 0,
         }
     }

@@ -11,14 +11,16 @@ use drizzle_scheduler::{
     Attempt, BatchId, CoreId, EdgeId, Epoch, GroupId, Incarnation, Instant, OrderNumber,
     PartitionId, StageId, Term, Watermark, WorkerId,
 };
-use drizzle_shuffle::{BlockHeader, BlockParts, BlockStore, BlockWriter, RawEntry, StoreOptions};
+use drizzle_shuffle::{
+    BlockHeader, BlockParts, BlockStore, BlockWriter, Bundle, BundleHeader, RawEntry, StoreOptions,
+};
 use proptest::prelude::*;
 
 use super::{Kept, Message, frames_of, samples};
 use crate::wire::codec::MAX_TEXT;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::message::{DataHead, ToDriver, ToWorker};
-use crate::wire::{FrameKind, decode_to_driver, encode_block, encode_to_driver};
+use crate::wire::{FrameKind, decode_to_driver, encode_bundle, encode_to_driver};
 
 fn check(message: &Message) {
     let bytes = message.frame();
@@ -132,7 +134,7 @@ fn ranges_beyond_one_frame_go_into_several() {
 }
 
 #[test]
-fn a_block_is_written_as_its_header_with_the_checksum() {
+fn a_bundle_is_written_as_its_header_with_the_checksums() {
     let mut store = BlockStore::new(StoreOptions { segment_bytes: 4096, max_bytes: 4 * 4096 });
     let mut writer = BlockWriter::new();
     writer.begin_section(0);
@@ -154,14 +156,15 @@ fn a_block_is_written_as_its_header_with_the_checksum() {
     };
     let block = writer.finish(BlockParts { notice, ranges: Arc::default() });
     let mut bytes = Vec::new();
-    encode_block(12, &block, &mut bytes);
+    encode_bundle(&Bundle::new(12, block.clone()), &mut bytes);
     let header = BlockHeader { checksum: block.checksum(), ..block.header().clone() };
-    let message = Message::Data(DataHead::Block { to_core: 12, header: header.clone() });
+    let bundle = BundleHeader::new(vec![(12, header.clone())]);
+    let message = Message::Data(DataHead::Blocks { header: bundle });
     assert_eq!(bytes, message.encoded());
 
     bytes.extend_from_slice(block.body());
     let (frames, result) = frames_of(&bytes);
     assert_eq!((frames.len(), result), (1, Ok(())));
     assert_eq!((frames[0].kind, &frames[0].body[..]), (FrameKind::Data, block.body()));
-    assert!(store.receive(header, &frames[0].body).is_ok());
+    assert!(store.receive(&header, &frames[0].body).is_ok());
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use drizzle_scheduler::message::{BlockNotice, DriverMessage, WorkerMessage};
 use drizzle_scheduler::{Attempt, EdgeId, Epoch, PartitionId, Term, Watermark};
-use drizzle_shuffle::BlockHeader;
-use proptest::collection::{btree_set, vec};
+use drizzle_shuffle::{BlockHeader, BundleHeader};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 
@@ -66,8 +66,7 @@ pub(super) fn data_head() -> impl Strategy<Value = DataHead> {
             incarnation,
             to
         }),
-        (any::<u16>(), block_header())
-            .prop_map(|(to_core, header)| DataHead::Block { to_core, header }),
+        bundle_header().prop_map(|header| DataHead::Blocks { header }),
         (core(), any::<u16>(), batch()).prop_map(|(from, to_core, batch)| DataHead::Completed {
             from,
             to_core,
@@ -117,14 +116,30 @@ fn block_header() -> impl Strategy<Value = BlockHeader> {
             let record_count: u32 = record_counts.iter().sum();
             BlockHeader {
                 notice: BlockNotice { upstream: partitions(upstream), ..notice },
-                record_counts,
+                record_counts: record_counts.into(),
                 ranges: ranges.into(),
                 record_size,
                 body_len: if record_count == 0 { 0 } else { record_count * record_size + 8 },
-                checksum,
+                checksum: if record_count == 0 { 0 } else { checksum },
             }
         },
     )
+}
+
+/// Blocks for up to five cores, some of them empty.
+fn bundle_header() -> impl Strategy<Value = BundleHeader> {
+    let cores = btree_map(any::<u16>(), (btree_set(any::<u32>(), 1..4), any::<bool>()), 1..5);
+    (block_header(), cores).prop_map(|(header, cores)| {
+        let blocks = cores.into_iter().map(|(core, (downstream, is_empty))| {
+            let notice =
+                BlockNotice { downstream: partitions(downstream), ..header.notice.clone() };
+            let header = BlockHeader { notice, ..header.clone() };
+            let record_counts = header.record_counts.iter().map(|_| 0).collect();
+            let empty = BlockHeader { record_counts, body_len: 0, checksum: 0, ..header.clone() };
+            (core, if is_empty { empty } else { header })
+        });
+        BundleHeader::new(blocks.collect())
+    })
 }
 
 /// A notice whose upstream partitions are still to be filled in.
