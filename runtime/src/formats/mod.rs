@@ -4,4 +4,6 @@ mod json;
 #[cfg(test)]
 mod tests;
 
-pub use json::{Chunk, Field, FieldKind, Fields, JsonDecoder, JsonRecord, Keep, Line, Malformed};
+pub use json::{
+    Chunk, Field, FieldKind, Fields, InstructionSet, JsonDecoder, JsonRecord, Keep, Line, Malformed,
+};

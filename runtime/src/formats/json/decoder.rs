@@ -2,9 +2,22 @@
 
 use std::marker::PhantomData;
 
-use super::general::{Slot, Value, is_blank, project};
+use super::general::{self, Slots, is_blank};
+use super::learn::take_apart;
 use super::record::{Fields, JsonRecord, Keep};
+use super::scan::{
+    BATCH_LINES, InstructionSet, MOST_WORDS, OVERHANG, Rows, Scanned, Scanner, Shape, Span, Stop,
+    WORD_BYTES, window_bytes,
+};
+use super::table::Table;
 use crate::dataflow::{EventTimes, InputCounters, Stamp};
+
+/// Lines of less than 320 bytes are usual.
+const SHORT_WORDS: usize = 5;
+/// Lines that long have no shape.
+const LONG_BYTES: usize = MOST_WORDS * WORD_BYTES;
+/// A batch of so few bytes had mostly short lines.
+const SHORT_BATCH: usize = BATCH_LINES * SHORT_WORDS * WORD_BYTES;
 
 /// What a line turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +59,14 @@ pub struct Chunk<'a> {
     pub shift_ms: u64,
 }
 
-/// Decodes lines. It keeps its memory from line to line.
+/// Decodes lines. It keeps its memory and what it learnt from line to line.
 #[derive(Debug)]
 pub struct JsonDecoder<R> {
-    slots: Vec<Slot>,
+    slots: Slots,
     keep: Option<Keep>,
+    fast: FastPath,
+    /// The last lines of a chunk, with room behind them.
+    tail: Vec<u8>,
     record: PhantomData<fn() -> R>,
 }
 
@@ -58,23 +74,41 @@ impl<R: JsonRecord> JsonDecoder<R> {
     /// A decoder for records of type `R`.
     #[expect(clippy::new_without_default, reason = "a decoder is made in one way, by name")]
     pub fn new() -> JsonDecoder<R> {
-        let slots = R::FIELDS.iter().map(|_| Slot::default()).collect();
-        JsonDecoder { slots, keep: None, record: PhantomData }
+        JsonDecoder::keeping(None)
     }
 
     /// The same for lines of which only some are wanted.
     pub fn keeping(keep: Option<Keep>) -> JsonDecoder<R> {
-        JsonDecoder { keep, ..JsonDecoder::new() }
+        JsonDecoder {
+            slots: Slots::new(R::FIELDS),
+            keep,
+            fast: FastPath::new(InstructionSet::best()),
+            tail: Vec::new(),
+            record: PhantomData,
+        }
     }
 
-    /// Decodes a line, given without the newline that ends it.
+    /// The same with other instructions than the best ones.
+    ///
+    /// # Panics
+    /// If this processor does not have them.
+    pub fn with_instructions(self, set: InstructionSet) -> JsonDecoder<R> {
+        JsonDecoder { fast: FastPath::new(set), ..self }
+    }
+
+    /// How many lines of chunks had no known shape and were parsed byte by byte.
+    pub fn general_lines(&self) -> u64 {
+        self.fast.general_lines
+    }
+
+    /// Decodes a line, given without the newline that ends it. This is what defines its meaning.
     #[inline]
     pub fn decode<'a>(&'a mut self, line: &'a [u8]) -> Line<R::Of<'a>> {
         if is_blank(line) {
             return Line::Blank;
         }
-        match self.project(line) {
-            Ok(text) => Line::Record(R::from_fields(&Fields { text, slots: &self.slots })),
+        match general::decode(line, R::FIELDS, &mut self.slots) {
+            Ok(text) => Line::Record(R::from_fields(&self.slots.fields(text, R::EVENT_TIME, 0))),
             Err(reason) => Line::Malformed(reason),
         }
     }
@@ -86,59 +120,187 @@ impl<R: JsonRecord> JsonDecoder<R> {
         chunk: Chunk<'_>,
         times: &mut EventTimes,
         counters: &mut InputCounters,
-        mut emit: E,
-        mut malformed: M,
+        emit: E,
+        malformed: M,
     ) where
         E: FnMut(&R::Of<'_>, &Stamp),
         M: FnMut(&[u8]),
     {
-        for line in lines(chunk.bytes) {
-            counters.lines += 1;
-            if is_blank(line) {
-                counters.blank += 1;
-                continue;
-            }
-            let Ok(text) = self.project(line) else {
-                counters.malformed += 1;
-                malformed(line);
-                continue;
+        let JsonDecoder { slots, keep, fast, tail, .. } = self;
+        let (keep, shift_ms) = (keep.as_ref(), chunk.shift_ms);
+        let record = PhantomData::<fn() -> R>;
+        let mut run = Run { slots, keep, shift_ms, times, counters, emit, malformed, record };
+        let done = run.decode(fast, chunk.bytes, chunk.bytes.len());
+        let rest = &chunk.bytes[done..];
+        if rest.is_empty() {
+            return;
+        }
+        // The scan reads beyond the end of a line, which only a copy allows here.
+        tail.clear();
+        tail.extend_from_slice(rest);
+        tail.resize(rest.len() + window_bytes(MOST_WORDS), 0);
+        let done = run.decode(fast, tail, rest.len());
+        assert_eq!(done, rest.len(), "a window behind the last line is enough for all of them");
+    }
+}
+
+/// Chunks on their way to `emit` and `malformed`.
+struct Run<'r, R, E, M> {
+    slots: &'r mut Slots,
+    keep: Option<&'r Keep>,
+    shift_ms: u64,
+    times: &'r mut EventTimes,
+    counters: &'r mut InputCounters,
+    emit: E,
+    malformed: M,
+    record: PhantomData<fn() -> R>,
+}
+
+impl<R, E, M> Run<'_, R, E, M>
+where
+    R: JsonRecord,
+    E: FnMut(&R::Of<'_>, &Stamp),
+    M: FnMut(&[u8]),
+{
+    /// Decodes the lines in the first `real` bytes, but those that start too close to the end of
+    /// `bytes`. Returns where the first of these starts, or `real`.
+    fn decode(&mut self, fast: &mut FastPath, bytes: &[u8], real: usize) -> usize {
+        let mut at = 0;
+        loop {
+            let FastPath { scanner, lane, short, long, rows, general_lines } = fast;
+            let (next, stop) = match lane {
+                Lane::Short => self.batch(*scanner, short, rows, bytes, at, real),
+                Lane::Long => self.batch(*scanner, long, rows, bytes, at, real),
             };
-            counters.ok += 1;
-            self.shift(chunk.shift_ms);
-            let fields = Fields { text, slots: &self.slots };
-            let stamp = times.stamp(fields.unsigned(R::EVENT_TIME));
-            match &self.keep {
-                Some(keep) if fields.text(keep.field()) != keep.text() => counters.filtered += 1,
-                Some(_) | None => emit(&R::from_fields(&fields), &stamp),
+            let whole_batch = next - at;
+            at = next;
+            match stop {
+                Stop::Full if *lane == Lane::Long && whole_batch < SHORT_BATCH => {
+                    *lane = Lane::Short;
+                }
+                Stop::Full => {}
+                Stop::Limit => return at,
+                Stop::Miss(miss) => {
+                    let line = &bytes[at..at + miss.length];
+                    *general_lines += 1;
+                    let is_record = self.general(line);
+                    match lane {
+                        Lane::Short if is_record => self.learn(short, line, miss.hash),
+                        Lane::Long if is_record => self.learn(long, line, miss.hash),
+                        Lane::Short | Lane::Long => {}
+                    }
+                    at += miss.length + 1;
+                }
+                Stop::TooLong => {
+                    let newline = memchr::memchr(b'\n', &bytes[at..real]);
+                    let length = newline.unwrap_or(real - at);
+                    if *lane == Lane::Short && newline.is_some() && length < LONG_BYTES {
+                        *lane = Lane::Long;
+                    } else {
+                        *general_lines += 1;
+                        self.general(&bytes[at..at + length]);
+                        at = (at + length + 1).min(real);
+                    }
+                }
             }
         }
     }
 
-    /// Fills the slots from a line that is not blank.
-    fn project<'a>(&mut self, line: &'a [u8]) -> Result<&'a str, Malformed> {
-        let text = std::str::from_utf8(line).map_err(|_| Malformed::NotUtf8)?;
-        project(text, R::FIELDS, &mut self.slots)?;
-        Ok(text)
+    /// Scans lines and makes records of those that have a shape.
+    #[inline]
+    fn batch<const W: usize>(
+        &mut self,
+        scanner: Scanner,
+        table: &Table<W>,
+        rows: &mut Rows,
+        bytes: &[u8],
+        from: usize,
+        real: usize,
+    ) -> (usize, Stop) {
+        let span = Span::new(bytes, from, real, W, self.shift_ms);
+        let Scanned { hits, lines, next, stop } = scanner.scan(table, span, self.times, rows);
+        self.counters.lines += lines as u64;
+        self.counters.ok += lines as u64;
+        self.counters.filtered += (lines - hits.len()) as u64;
+        for hit in hits.iter() {
+            let fields = Fields {
+                text: hit.text,
+                values: hit.shape.values(),
+                unescaped: &[],
+                event_time: (R::EVENT_TIME, hit.stamp.event_time),
+            };
+            match self.keep {
+                // The scan has compared the start of it.
+                Some(keep) if keep.text().len() > OVERHANG && !keep.keeps(&fields) => {
+                    self.counters.filtered += 1;
+                }
+                Some(_) | None => (self.emit)(&R::from_fields(&fields), hit.stamp),
+            }
+        }
+        (next, stop)
     }
 
-    /// Moves the event time in the slots.
-    fn shift(&mut self, shift_ms: u64) {
-        if let Value::Unsigned(time) = &mut self.slots[R::EVENT_TIME].value {
-            *time = time.saturating_add(shift_ms);
+    /// Decodes one line on the general path. Tells whether it is a record.
+    fn general(&mut self, line: &[u8]) -> bool {
+        self.counters.lines += 1;
+        if is_blank(line) {
+            self.counters.blank += 1;
+            return false;
+        }
+        let Ok(text) = general::decode(line, R::FIELDS, self.slots) else {
+            self.counters.malformed += 1;
+            (self.malformed)(line);
+            return false;
+        };
+        self.counters.ok += 1;
+        let fields = self.slots.fields(text, R::EVENT_TIME, self.shift_ms);
+        let stamp = self.times.stamp(fields.unsigned(R::EVENT_TIME));
+        match self.keep {
+            Some(keep) if !keep.keeps(&fields) => self.counters.filtered += 1,
+            Some(_) | None => (self.emit)(&R::from_fields(&fields), &stamp),
+        }
+        true
+    }
+
+    /// Perhaps learns from a line that was a record just now.
+    fn learn<const W: usize>(&self, table: &mut Table<W>, line: &[u8], hash: u64) {
+        if !table.sight(hash) {
+            return;
+        }
+        let Ok(line) = std::str::from_utf8(line) else { return };
+        if let Some(sketch) = take_apart(line, R::FIELDS, &self.slots.values) {
+            table.learn(Shape::new(line, sketch, R::EVENT_TIME, self.keep));
         }
     }
 }
 
-/// The lines of a chunk without the newlines that end them. After the last newline nothing begins.
-fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = bytes;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
+/// What the fast path knows, for lines of usual length and for longer ones.
+#[derive(Debug)]
+struct FastPath {
+    scanner: Scanner,
+    lane: Lane,
+    short: Table<SHORT_WORDS>,
+    long: Table<MOST_WORDS>,
+    rows: Rows,
+    general_lines: u64,
+}
+
+/// Which of them lines are scanned for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    Short,
+    Long,
+}
+
+impl FastPath {
+    fn new(set: InstructionSet) -> FastPath {
+        FastPath {
+            scanner: Scanner::new(set),
+            lane: Lane::Short,
+            short: Table::new(),
+            long: Table::new(),
+            rows: Rows::new(),
+            general_lines: 0,
         }
-        let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
-        let line = &rest[..end];
-        rest = &rest[(end + 1).min(rest.len())..];
-        Some(line)
-    })
+    }
 }

@@ -12,17 +12,48 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use serde_json::error::Category;
 
 use super::decoder::Malformed;
-use super::record::{Field, FieldKind};
+use super::record::{Field, FieldKind, Fields};
 
-/// The last value seen of one declared field.
-#[derive(Debug, Default)]
-pub(super) struct Slot {
-    pub(super) value: Value,
-    /// Holds the value where it is `Unescaped`; else only memory for the next one.
-    pub(super) unescaped: String,
+/// The last values seen of the declared fields.
+#[derive(Debug)]
+pub(super) struct Slots {
+    pub(super) values: Box<[Value]>,
+    /// Each holds its value where that is `Unescaped`; else only memory for the next one.
+    pub(super) unescaped: Box<[String]>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+impl Slots {
+    pub(super) fn new(fields: &[Field]) -> Slots {
+        Slots {
+            values: vec![Value::Missing; fields.len()].into(),
+            unescaped: vec![String::new(); fields.len()].into(),
+        }
+    }
+
+    /// What they hold of the line `text`. The event time is moved.
+    ///
+    /// # Panics
+    /// If field `event_time` is no number.
+    #[inline]
+    pub(super) fn fields<'a>(
+        &'a self,
+        text: &'a str,
+        event_time: usize,
+        shift_ms: u64,
+    ) -> Fields<'a> {
+        let Value::Unsigned(time) = self.values[event_time] else {
+            panic!("field {event_time} of the record, its event time, is not declared as a number");
+        };
+        Fields {
+            text,
+            values: &self.values,
+            unescaped: &self.unescaped,
+            event_time: (event_time, time.saturating_add(shift_ms)),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Value {
     #[default]
     Missing,
@@ -34,6 +65,11 @@ pub(super) enum Value {
     },
     Unescaped,
     Unsigned(u64),
+    /// At most 16 digits that lie in the line at these bytes. Only lines with a shape have it.
+    Digits {
+        start: usize,
+        end: usize,
+    },
 }
 
 const UNSIGNED_MAX: u64 = i64::MAX as u64;
@@ -44,15 +80,19 @@ pub(super) fn is_blank(line: &[u8]) -> bool {
     line.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
 }
 
-/// Fills one slot per field from the object in `text`, or says why it cannot.
-pub(super) fn project(
-    text: &str,
+/// Fills the slots from a line that is not blank, or says why it cannot.
+pub(super) fn decode<'l>(
+    line: &'l [u8],
     fields: &'static [Field],
-    slots: &mut [Slot],
-) -> Result<(), Malformed> {
-    for slot in &mut *slots {
-        slot.value = Value::Missing;
-    }
+    slots: &mut Slots,
+) -> Result<&'l str, Malformed> {
+    let text = std::str::from_utf8(line).map_err(|_| Malformed::NotUtf8)?;
+    project(text, fields, slots)?;
+    Ok(text)
+}
+
+fn project(text: &str, fields: &'static [Field], slots: &mut Slots) -> Result<(), Malformed> {
+    slots.values.fill(Value::Missing);
     let mut deserializer = serde_json::Deserializer::from_str(text);
     deserializer
         .deserialize_map(ObjectVisitor { text, fields, slots })
@@ -62,11 +102,12 @@ pub(super) fn project(
             Category::Data => Malformed::NotAnObject,
             Category::Syntax | Category::Eof | Category::Io => Malformed::NotJson,
         })?;
-    for (slot, field) in slots.iter().zip(fields) {
-        match slot.value {
+    for (value, field) in slots.values.iter().zip(fields) {
+        match value {
             Value::Missing => return Err(Malformed::Missing(field.name)),
             Value::WrongKind => return Err(Malformed::WrongKind(field.name)),
-            Value::InLine { .. } | Value::Unescaped | Value::Unsigned(_) => {}
+            Value::InLine { .. } | Value::Unescaped => {}
+            Value::Unsigned(_) | Value::Digits { .. } => {}
         }
     }
     Ok(())
@@ -76,7 +117,7 @@ pub(super) fn project(
 struct ObjectVisitor<'s> {
     text: &'s str,
     fields: &'static [Field],
-    slots: &'s mut [Slot],
+    slots: &'s mut Slots,
 }
 
 impl<'de> Visitor<'de> for ObjectVisitor<'_> {
@@ -92,7 +133,8 @@ impl<'de> Visitor<'de> for ObjectVisitor<'_> {
                 Some(index) => map.next_value_seed(SlotSeed {
                     text: self.text,
                     kind: self.fields[index].kind,
-                    slot: &mut self.slots[index],
+                    value: &mut self.slots.values[index],
+                    unescaped: &mut self.slots.unescaped[index],
                 })?,
                 None => drop(map.next_value::<IgnoredAny>()?),
             }
@@ -130,12 +172,13 @@ impl Visitor<'_> for KeySeed {
 struct SlotSeed<'s> {
     text: &'s str,
     kind: FieldKind,
-    slot: &'s mut Slot,
+    value: &'s mut Value,
+    unescaped: &'s mut String,
 }
 
 impl SlotSeed<'_> {
     fn keep_unsigned(self, value: Option<u64>) {
-        self.slot.value = match (self.kind, value) {
+        *self.value = match (self.kind, value) {
             (FieldKind::UnsignedText, Some(value)) if value <= UNSIGNED_MAX => {
                 Value::Unsigned(value)
             }
@@ -144,7 +187,7 @@ impl SlotSeed<'_> {
     }
 
     fn keep_wrong_kind(self) {
-        self.slot.value = Value::WrongKind;
+        *self.value = Value::WrongKind;
     }
 }
 
@@ -168,7 +211,7 @@ impl<'de> Visitor<'de> for SlotSeed<'_> {
             FieldKind::Text => {
                 // Kept as a place, not as a reference, so that slots outlive the line.
                 let start = value.as_ptr().addr() - self.text.as_ptr().addr();
-                self.slot.value = Value::InLine { start, end: start + value.len() };
+                *self.value = Value::InLine { start, end: start + value.len() };
             }
             FieldKind::UnsignedText => self.keep_unsigned(unsigned_from_digits(value)),
         }
@@ -178,9 +221,9 @@ impl<'de> Visitor<'de> for SlotSeed<'_> {
     fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
         match self.kind {
             FieldKind::Text => {
-                self.slot.unescaped.clear();
-                self.slot.unescaped.push_str(value);
-                self.slot.value = Value::Unescaped;
+                self.unescaped.clear();
+                self.unescaped.push_str(value);
+                *self.value = Value::Unescaped;
             }
             FieldKind::UnsignedText => self.keep_unsigned(unsigned_from_digits(value)),
         }

@@ -2,7 +2,11 @@
 
 mod decoder;
 mod general;
+mod learn;
 mod record;
+mod scan;
+mod table;
 
 pub use decoder::{Chunk, JsonDecoder, Line, Malformed};
 pub use record::{Field, FieldKind, Fields, JsonRecord, Keep};
+pub use scan::InstructionSet;

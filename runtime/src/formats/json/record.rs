@@ -1,6 +1,6 @@
 //! What a record declares: the fields that it needs, and how it is built from them.
 
-use super::general::{Slot, Value};
+use super::general::Value;
 use crate::dataflow::Row;
 
 /// A record that is made from fields of a JSON object.
@@ -59,18 +59,21 @@ pub enum FieldKind {
 #[derive(Clone, Copy, Debug)]
 pub struct Fields<'a> {
     pub(super) text: &'a str,
-    pub(super) slots: &'a [Slot],
+    pub(super) values: &'a [Value],
+    /// For each field, its text if that is not in the line as it is; none at all if no text is.
+    pub(super) unescaped: &'a [String],
+    /// The event time and the number of its field, whose value is not looked at.
+    pub(super) event_time: (usize, u64),
 }
 
 impl<'a> Fields<'a> {
     /// The value of a field of kind `Text`, without its escapes. Panics for one of another kind.
     #[inline]
     pub fn text(&self, field: usize) -> &'a str {
-        let slot = &self.slots[field];
-        match slot.value {
+        match self.values[field] {
             Value::InLine { start, end } => &self.text[start..end],
-            Value::Unescaped => &slot.unescaped,
-            Value::Missing | Value::WrongKind | Value::Unsigned(_) => {
+            Value::Unescaped => &self.unescaped[field],
+            Value::Missing | Value::WrongKind | Value::Unsigned(_) | Value::Digits { .. } => {
                 panic!("field {field} of the record is not declared as text")
             }
         }
@@ -79,8 +82,15 @@ impl<'a> Fields<'a> {
     /// The value of a field of kind `UnsignedText`. Panics for one of another kind.
     #[inline]
     pub fn unsigned(&self, field: usize) -> u64 {
-        match self.slots[field].value {
+        if field == self.event_time.0 {
+            return self.event_time.1;
+        }
+        match self.values[field] {
             Value::Unsigned(value) => value,
+            Value::Digits { start, end } => {
+                let digits = self.text[start..end].bytes();
+                digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
+            }
             Value::Missing | Value::WrongKind | Value::InLine { .. } | Value::Unescaped => {
                 panic!("field {field} of the record is not declared as a number")
             }
@@ -118,5 +128,11 @@ impl Keep {
     /// What it must be.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Whether it keeps a record.
+    #[inline]
+    pub(super) fn keeps(&self, fields: &Fields<'_>) -> bool {
+        fields.text(self.field) == &*self.text
     }
 }

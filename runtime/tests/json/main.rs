@@ -1,0 +1,386 @@
+//! Lines in chunks mean the same as lines one by one, with whatever instructions they are scanned:
+//! records, stamps, counters and malformed lines, in order.
+
+mod lines;
+
+use std::cell::RefCell;
+
+use drizzle::dataflow::{EventTimes, InputCounters, Row, Stamp};
+use drizzle::formats::{
+    Chunk, Field, FieldKind, Fields, InstructionSet, JsonDecoder, JsonRecord, Keep, Line,
+};
+use proptest::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Event<'a> {
+    ad: &'a str,
+    kind: &'a str,
+    time: u64,
+    count: u64,
+}
+
+impl Row for Event<'static> {
+    type Of<'a> = Event<'a>;
+}
+
+impl JsonRecord for Event<'static> {
+    const FIELDS: &'static [Field] = &[
+        Field { name: "ad", kind: FieldKind::Text },
+        Field { name: "kind", kind: FieldKind::Text },
+        Field { name: "time", kind: FieldKind::UnsignedText },
+        Field { name: "count", kind: FieldKind::UnsignedText },
+    ];
+    const EVENT_TIME: usize = 2;
+    fn from_fields<'a>(fields: &Fields<'a>) -> Event<'a> {
+        Event {
+            ad: fields.text(0),
+            kind: fields.text(1),
+            time: fields.unsigned(2),
+            count: fields.unsigned(3),
+        }
+    }
+}
+
+/// What became of a line, in the order in which it was told.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Record { ad: String, kind: String, time: u64, count: u64, stamp: Stamp },
+    Malformed(Vec<u8>),
+}
+
+impl Outcome {
+    fn record(event: &Event<'_>, stamp: &Stamp) -> Outcome {
+        let Event { ad, kind, time, count } = event.clone();
+        Outcome::Record { ad: ad.to_owned(), kind: kind.to_owned(), time, count, stamp: *stamp }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Outcomes {
+    outcomes: Vec<Outcome>,
+    counters: InputCounters,
+    times: EventTimes,
+}
+
+/// Every line by itself, on the general path.
+fn one_by_one(chunks: &[Vec<u8>], keep: Option<&str>, shift_ms: u64) -> Outcomes {
+    let mut decoder = JsonDecoder::<Event<'static>>::new();
+    let mut counters = InputCounters::default();
+    let mut times = EventTimes::new(10);
+    let mut outcomes = Vec::new();
+    for line in chunks.iter().flat_map(|chunk| lines_of(chunk)) {
+        counters.lines += 1;
+        match decoder.decode(line) {
+            Line::Blank => counters.blank += 1,
+            Line::Malformed(_) => {
+                counters.malformed += 1;
+                outcomes.push(Outcome::Malformed(line.to_vec()));
+            }
+            Line::Record(mut event) => {
+                counters.ok += 1;
+                event.time = event.time.saturating_add(shift_ms);
+                let stamp = times.stamp(event.time);
+                match keep {
+                    Some(kind) if event.kind != kind => counters.filtered += 1,
+                    Some(_) | None => outcomes.push(Outcome::record(&event, &stamp)),
+                }
+            }
+        }
+    }
+    Outcomes { outcomes, counters, times }
+}
+
+fn lines_of(chunk: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let ended = chunk.strip_suffix(b"\n").or(if chunk.is_empty() { None } else { Some(chunk) });
+    ended.into_iter().flat_map(|chunk| chunk.split(|byte| *byte == b'\n'))
+}
+
+fn decoder_with(set: InstructionSet, keep: Option<&str>) -> JsonDecoder<Event<'static>> {
+    let keep = keep.map(|text| Keep::equal::<Event<'static>>("kind", text));
+    JsonDecoder::keeping(keep).with_instructions(set)
+}
+
+fn in_chunks(
+    decoder: &mut JsonDecoder<Event<'static>>,
+    chunks: &[Vec<u8>],
+    shift_ms: u64,
+) -> Outcomes {
+    let mut counters = InputCounters::default();
+    let mut times = EventTimes::new(10);
+    let outcomes = RefCell::new(Vec::new());
+    for bytes in chunks {
+        // Exactly as long as it is, so that reading beyond it would be noticed by sanitizers.
+        let bytes: Box<[u8]> = bytes.as_slice().into();
+        decoder.decode_lines(
+            Chunk { bytes: &bytes, shift_ms },
+            &mut times,
+            &mut counters,
+            |event, stamp| outcomes.borrow_mut().push(Outcome::record(event, stamp)),
+            |line| outcomes.borrow_mut().push(Outcome::Malformed(line.to_vec())),
+        );
+    }
+    Outcomes { outcomes: outcomes.into_inner(), counters, times }
+}
+
+fn sets() -> impl Iterator<Item = InstructionSet> {
+    InstructionSet::ALL.into_iter().filter(|set| set.is_available())
+}
+
+/// Returns how many lines took the general path, with the best instructions.
+#[track_caller]
+fn check(chunks: &[Vec<u8>], keep: Option<&str>, shift_ms: u64) -> u64 {
+    let expected = one_by_one(chunks, keep, shift_ms);
+    let mut general_lines = Vec::new();
+    for set in sets() {
+        let mut decoder = decoder_with(set, keep);
+        let decoded = in_chunks(&mut decoder, chunks, shift_ms);
+        for (decoded, expected) in decoded.outcomes.iter().zip(&expected.outcomes) {
+            assert_eq!(decoded, expected, "{set:?}");
+        }
+        assert!(decoded == expected, "{set:?}: {:?}, {:?}", decoded.counters, expected.counters);
+        general_lines.push(decoder.general_lines());
+    }
+    assert!(general_lines.iter().all(|lines| *lines == general_lines[0]), "{general_lines:?}");
+    general_lines[0]
+}
+
+/// Two of each, so that the second teaches it, in one chunk of whole lines.
+fn taught(examples: &[&str], others: &[&str]) -> Vec<u8> {
+    let lines = examples.iter().chain(examples).chain(others);
+    lines.flat_map(|line| line.bytes().chain([b'\n'])).collect()
+}
+
+/// Checks that after two of each of `examples` all `others` mean what they should, and how many of
+/// these take the general path.
+#[track_caller]
+fn check_taught(examples: &[&str], others: &[&str], general_lines: u64) {
+    let before = check(&[taught(examples, &[])], None, 0);
+    let after = check(&[taught(examples, others)], None, 0);
+    assert_eq!(after - before, general_lines, "{others:?}");
+}
+
+const PLAIN: &str =
+    r#"{"ad": "abc", "kind": "view", "time": "1500000000000", "count": 17, "x": 2.5}"#;
+
+#[test]
+fn lines_of_a_known_shape_take_the_fast_path() {
+    let others = [
+        r#"{"ad": "~ !", "kind": "skip", "time": "1500000000999", "count": 99, "x": 0.0}"#,
+        r#"{"ad": "a'}", "kind": "\{[,", "time": "0000000000000", "count": 10, "x": 9.9}"#,
+    ];
+    let others = [others[0], &others[1].replace('\\', ":")];
+    check_taught(&[PLAIN], &others, 0);
+    check_taught(&[&format!("{PLAIN}\r")], &[&format!("{}\r", others[0])], 0);
+    check_taught(&["{\"ad\":\"\",\"kind\":\"\",\"time\":1,\"count\":2}"], &[], 0);
+}
+
+#[test]
+fn whatever_differs_from_a_known_shape_takes_the_general_path() {
+    let wounds = [
+        ("17", "07"),
+        ("2.5", "2e5"),
+        ("2.5", "2.x"),
+        ("abc", "a\"c"),
+        ("abc", "a\\c"),
+        ("abc", "a\tc"),
+        ("\"x\"", "\"y\""),
+        ("1500000000000", "15000000000x0"),
+        ("1500000000000", "15000000000 0"),
+        ("1500000000000", "15000000000/0"),
+        ("1500000000000", "15000000000:0"),
+        ("\"ad\"", "\"ae\""),
+        ("{", "["),
+        ("}", " "),
+        (", ", " ,"),
+        ("count\": 17", "count\":-17"),
+    ];
+    for (from, to) in wounds {
+        check_taught(&[PLAIN], &[&PLAIN.replacen(from, to, 1)], 1);
+    }
+}
+
+#[test]
+fn values_beyond_ascii_have_shapes_too() {
+    let umlaut = PLAIN.replace("abc", "für");
+    check_taught(&[&umlaut], &[&umlaut.replace("für", "gün"), &umlaut.replace("für", "1234")], 0);
+    // The first one widens the shape that is there.
+    let narrow = PLAIN.replace("abc", "abcd");
+    check_taught(&[&narrow], &[&umlaut, &umlaut.replace("für", "gün"), &narrow], 1);
+    let mut bad = taught(&[&umlaut], &[]);
+    let broken = bad.len() / 2 + umlaut.find('ü').unwrap();
+    bad[broken + 1] = b'x';
+    assert_eq!(check(&[bad], None, 0), 2);
+}
+
+#[test]
+fn keys_beyond_ascii_are_as_good_as_others() {
+    let line = PLAIN.replace("\"x\"", "\"größe\"");
+    check_taught(&[&line], &[&line.replace("abc", "xyz"), &line.replace("abc", "äz")], 0);
+}
+
+#[test]
+fn words_of_one_length_are_different_shapes_of_one_place() {
+    let [yes, no] = ["true", "null"].map(|word| PLAIN.replace("2.5", word));
+    check_taught(&[&yes, &no], &[&yes, &no, &yes], 0);
+}
+
+#[test]
+fn declared_fields_may_not_come_twice_or_deep() {
+    let twice = PLAIN.replace("\"x\": 2.5", "\"ad\": \"x\"");
+    check_taught(&[&twice], &[&twice], 1);
+    let nested = PLAIN.replace("2.5", "{\"ad\": 1, \"time\": [\"no\", -0.5e+10]}");
+    check_taught(&[&nested], &[&nested.replace("-0", "-7"), &nested], 0);
+    let deep = PLAIN.replace("2.5", &format!("{}{}", "[".repeat(9), "]".repeat(9)));
+    check_taught(&[&deep], &[&deep], 1);
+}
+
+#[test]
+fn a_time_has_at_most_16_digits_on_the_fast_path() {
+    for (digits, general_lines) in [(1, 0), (8, 0), (9, 0), (16, 0), (17, 1), (19, 1)] {
+        for quote in ["", "\""] {
+            let time = format!("{quote}{}{quote}", "7".repeat(digits));
+            let line = PLAIN.replace("\"1500000000000\"", &time);
+            let other = line.replace("77", "98").replace("777", "123").replace("7,", "8,");
+            check_taught(&[&line], &[&other], general_lines);
+        }
+    }
+}
+
+#[test]
+fn lines_of_all_lengths_have_shapes_up_to_a_kibibyte() {
+    for length in (PLAIN.len() + 7..1100).chain([4_000, 70_000]) {
+        let pad = length - PLAIN.len() - 7;
+        let line = PLAIN.replace("\"x\"", &format!("\"p\":\"{}\",\"x\"", "p".repeat(pad)));
+        assert_eq!(line.len(), length);
+        let other = line.replace("ppppp", "?!+- ");
+        // The last line has no newline after it and is never scanned.
+        let mut chunk = taught(&[&line], &[&other, &line]);
+        chunk.pop();
+        let expected = if length < 1024 { 3 } else { 4 };
+        assert_eq!(check(&[chunk], None, 0), expected, "{length}");
+    }
+}
+
+#[test]
+fn a_predicate_may_be_of_any_length() {
+    let texts = ["", "v", "view", "sixteen_letters_", "sixteen_letters_17", "ä"];
+    let kinds = ["", "v", "w", "view", "sixteen_letters_", "sixteen_letters_17", "ä", "à"];
+    let others = ["sixteen_letters_18", "sixteen_letters-17", "sixteen_letters-", "\\u0076"];
+    let lines: Vec<String> =
+        kinds.iter().chain(&others).map(|kind| PLAIN.replace("view", kind)).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    for text in texts {
+        let chunk = taught(&lines, &lines);
+        let general_lines = check(&[chunk], Some(text), 7);
+        assert!(general_lines <= 24, "{general_lines} of 36 lines, for {text}");
+    }
+}
+
+#[test]
+fn event_times_are_moved_but_never_over_the_end() {
+    let chunk = taught(&[PLAIN], &[PLAIN]);
+    check(&[chunk], None, u64::MAX - 1_500_000_000_000);
+    let chunk = taught(&[PLAIN], &[PLAIN]);
+    check(&[chunk], None, u64::MAX);
+}
+
+/// Lines whose shapes are given by the length of a value.
+fn of_shapes(shapes: std::ops::Range<usize>) -> Vec<u8> {
+    let line = |pad: usize| {
+        PLAIN.replace("abc", &"a".repeat(pad % 150)).replace("2.5", &"5".repeat(pad / 150 + 1))
+    };
+    shapes.flat_map(|pad| format!("{}\n", line(pad)).into_bytes()).collect()
+}
+
+#[test]
+fn shapes_that_are_not_used_any_more_make_room() {
+    let mut chunks: Vec<Vec<u8>> = Vec::new();
+    // More than there is room for, then others, and again.
+    for _ in 0..40 {
+        chunks.push(of_shapes(0..300));
+    }
+    let crowded = check(&chunks, None, 0);
+    assert!(crowded < 40 * 300 * 3 / 4, "{crowded} of {} lines", 40 * 300);
+    for _ in 0..200 {
+        chunks.push(of_shapes(1000..1100));
+    }
+    let moved = check(&chunks, None, 0) - crowded;
+    assert!(moved < 200 * 100 / 4, "{moved} of {} lines", 200 * 100);
+}
+
+#[test]
+fn short_and_long_lines_may_be_mixed() {
+    let long = PLAIN.replace("abc", &"long".repeat(200));
+    let longer = PLAIN.replace("abc", &"long".repeat(500));
+    let mut chunk = Vec::new();
+    for index in 0..1000 {
+        let line = match index % 17 {
+            3 | 4 => &long,
+            11 => &longer,
+            _ => PLAIN,
+        };
+        chunk.extend_from_slice(line.as_bytes());
+        chunk.push(b'\n');
+    }
+    let general_lines = check(&[chunk], None, 0);
+    assert!(general_lines < 59 + 10, "{general_lines}");
+}
+
+#[test]
+fn inputs_of_the_benchmark_mean_the_same() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../apps/tests/data/ysb");
+    for name in ["plain", "hostile", "disorder", "late"] {
+        let bytes = std::fs::read(format!("{folder}/{name}/events.jsonl")).unwrap();
+        let text = |bytes: Vec<u8>, from: &str, to: &str| {
+            let parts: Vec<&[u8]> = split_by(&bytes, from.as_bytes());
+            parts.join(to.as_bytes())
+        };
+        // Its fields by the names of this record.
+        let bytes = text(bytes, "\"ad_id\"", "\"ad\"");
+        let bytes = text(bytes, "\"event_type\"", "\"kind\"");
+        let bytes = text(bytes, "\"event_time\"", "\"time\"");
+        let bytes = text(bytes, "\"ip_address\": \"1.2.3.4\"", "\"count\": 1");
+        let general_lines = check(&[bytes], Some("view"), 0);
+        match name {
+            "hostile" => assert!(general_lines < 2000, "{general_lines}"),
+            _ => assert!(general_lines < 100, "{general_lines}"),
+        }
+    }
+}
+
+fn split_by<'a>(bytes: &'a [u8], separator: &[u8]) -> Vec<&'a [u8]> {
+    let mut parts = Vec::new();
+    let mut start = 0;
+    let mut at = 0;
+    while at + separator.len() <= bytes.len() {
+        if &bytes[at..at + separator.len()] == separator {
+            parts.push(&bytes[start..at]);
+            at += separator.len();
+            start = at;
+        } else {
+            at += 1;
+        }
+    }
+    parts.push(&bytes[start..]);
+    parts
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 200 } else { 3000 }))]
+
+    #[test]
+    fn chunks_mean_the_same_as_their_lines(
+        chunks in lines::any_chunks(),
+        keep in prop::sample::select(vec![None, Some("view"), Some("a kind of its own length"), Some("")]),
+        shift_ms in prop::sample::select(vec![0, 1000, u64::MAX]),
+    ) {
+        check(&chunks, keep, shift_ms);
+    }
+
+    #[test]
+    fn nor_does_it_matter_for_bytes_without_meaning(
+        chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3000), 0..3),
+    ) {
+        check(&chunks, None, 0);
+    }
+}
