@@ -163,7 +163,7 @@ const AHEAD: u64 = 32;
 /// Bytes of blocks on each core.
 const MEMORY: usize = 256 << 20;
 /// Bytes of input that a core takes for a batch.
-const BATCH_BYTES: u64 = 1 << 20;
+const BATCH_BYTES: u64 = 4 << 20;
 
 impl JobFlags {
     /// Makes the flags mean the same on every node: paths from the root, partitions as a number.

@@ -160,7 +160,7 @@ fn share(options: &ReplayOptions, events: u64, partition: u32) -> u64 {
 fn lines(generator: &Generator, events: u64, partition: u32) -> Result<Box<[u8]>> {
     let bytes = events.saturating_mul(generator.mean_bytes() + 2);
     let mut lines = Vec::with_capacity(usize::try_from(bytes)?);
-    let each = |chunk: Chunk<'_>| lines.extend_from_slice(chunk.bytes);
+    let each = |chunk: Chunk<'_>| lines.extend_from_slice(chunk.lines());
     generator.open()?.read_chunks(PartitionId(partition), 0..events, each)?;
     Ok(lines.into_boxed_slice())
 }

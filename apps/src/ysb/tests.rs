@@ -183,7 +183,7 @@ fn lines_of(generator: &Generator, partition: u32, offsets: std::ops::Range<u64>
     let mut lines = Vec::new();
     let mut reader = generator.open().unwrap();
     let each = |chunk: Chunk<'_>| {
-        lines.extend(std::str::from_utf8(chunk.bytes).unwrap().lines().map(str::to_owned));
+        lines.extend(std::str::from_utf8(chunk.lines()).unwrap().lines().map(str::to_owned));
     };
     reader.read_chunks(PartitionId(partition), offsets, each).unwrap();
     lines

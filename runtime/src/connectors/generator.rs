@@ -267,13 +267,20 @@ impl<E: EventText> LineReader for GeneratedReader<E> {
             events.write(index, schedule.event_time(index), &mut self.scratch, lines);
             lines.push(b'\n');
             if lines.len() >= CHUNK_BYTES {
-                each(Chunk { bytes: lines, shift_ms: 0 });
-                lines.clear();
+                hand_out(lines, &mut each);
             }
         }
-        if !lines.is_empty() {
-            each(Chunk { bytes: lines, shift_ms: 0 });
-        }
+        hand_out(lines, &mut each);
         Ok(())
+    }
+}
+
+/// Hands out the lines that were made, with room to read ahead, and forgets them.
+fn hand_out(lines: &mut Vec<u8>, each: &mut impl FnMut(Chunk<'_>)) {
+    let length = lines.len();
+    if length > 0 {
+        lines.resize(length + Chunk::READ_AHEAD, 0);
+        each(Chunk::start_of(lines, length));
+        lines.clear();
     }
 }

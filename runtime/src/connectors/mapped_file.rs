@@ -144,7 +144,8 @@ impl LineReader for MappedFileReader {
             return Err(error);
         }
         let bytes = self.lines.file.bytes()?;
-        each(Chunk { bytes: &bytes[range.start as usize..range.end as usize], shift_ms: 0 });
+        let length = (range.end - range.start) as usize;
+        each(Chunk::start_of(&bytes[range.start as usize..], length));
         Ok(())
     }
 }

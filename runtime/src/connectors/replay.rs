@@ -102,13 +102,11 @@ impl<T> Replay<T> {
         Choice { to, ended: to == all, asserted: None }
     }
 
-    /// The items of a range that was chosen, and what their pass adds to event times.
-    fn items(&self, partition: PartitionId, range: Range<u64>) -> (&[T], u64) {
+    /// The items from an offset to the end of its pass, and what the pass adds to event times.
+    fn items_from(&self, partition: PartitionId, from: u64) -> (&[T], u64) {
         let items = self.partition(partition);
-        let pass = range.start / items.len() as u64;
-        let first = (range.start % items.len() as u64) as usize;
-        let count = (range.end - range.start) as usize;
-        (&items[first..first + count], pass * self.held.span_ms)
+        let (pass, first) = (from / items.len() as u64, from % items.len() as u64);
+        (&items[first as usize..], pass * self.held.span_ms)
     }
 }
 
@@ -148,8 +146,9 @@ impl LineReader for Replay<u8> {
         range: Range<u64>,
         mut each: F,
     ) -> Result<(), ConnectorError> {
-        let (bytes, shift_ms) = self.items(partition, range);
-        each(Chunk { bytes, shift_ms });
+        let length = (range.end - range.start) as usize;
+        let (bytes, shift_ms) = self.items_from(partition, range.start);
+        each(Chunk::start_of(bytes, length).later(shift_ms));
         Ok(())
     }
 }
@@ -239,7 +238,8 @@ where
     where
         F: FnMut(&<Owned<R> as Row>::Of<'_>, &Stamp),
     {
-        let (records, shift_ms) = self.replay.items(partition, range);
+        let (records, shift_ms) = self.replay.items_from(partition, range.start);
+        let records = &records[..(range.end - range.start) as usize];
         counters.lines += records.len() as u64;
         counters.ok += records.len() as u64;
         let mut kept = [(0, Stamp::ZERO); AT_A_TIME];

@@ -62,7 +62,7 @@ fn partitioned(path: &Path, bytes: u64) -> MappedFile {
 
 /// The lines of a chunk without their newlines.
 fn lines_of(chunk: Chunk<'_>) -> impl Iterator<Item = Vec<u8>> + '_ {
-    chunk.bytes.split_inclusive(|&byte| byte == b'\n').map(|line| {
+    chunk.lines().split_inclusive(|&byte| byte == b'\n').map(|line| {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         line.to_vec()
     })

@@ -197,7 +197,7 @@ fn a_predicate_leaves_records_out_and_nothing_else() {
     let (mut times, mut counters) = (EventTimes::new(2), InputCounters::default());
     let (mut kept, mut bad) = (Vec::new(), Vec::new());
     decoder.decode_lines(
-        Chunk { bytes, shift_ms: 100 },
+        Chunk::new(bytes).later(100),
         &mut times,
         &mut counters,
         |event, stamp| kept.push((event.time, *stamp)),

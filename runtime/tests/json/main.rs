@@ -108,11 +108,13 @@ fn in_chunks(
     let mut counters = InputCounters::default();
     let mut times = EventTimes::new(10);
     let outcomes = RefCell::new(Vec::new());
-    for bytes in chunks {
-        // Exactly as long as it is, so that reading beyond it would be noticed by sanitizers.
-        let bytes: Box<[u8]> = bytes.as_slice().into();
+    for (number, bytes) in chunks.iter().enumerate() {
+        // Exactly as long as it is, so that reading beyond it would be noticed by sanitizers; or with
+        // something behind it that must not matter.
+        let behind = r#""}, 7\"#.repeat(if number % 2 == 0 { 0 } else { 300 });
+        let memory: Box<[u8]> = [bytes, behind.as_bytes()].concat().into();
         decoder.decode_lines(
-            Chunk { bytes: &bytes, shift_ms },
+            Chunk::start_of(&memory, bytes.len()).later(shift_ms),
             &mut times,
             &mut counters,
             |event, stamp| outcomes.borrow_mut().push(Outcome::record(event, stamp)),

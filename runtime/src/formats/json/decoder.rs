@@ -53,10 +53,39 @@ pub enum Malformed {
 /// Whole lines in one piece of memory, each ended by a newline but perhaps the last.
 #[derive(Clone, Copy, Debug)]
 pub struct Chunk<'a> {
+    /// The lines, and what may be read ahead behind them: it means nothing.
+    readable: &'a [u8],
+    length: usize,
+    shift_ms: u64,
+}
+
+impl<'a> Chunk<'a> {
+    /// These lines.
+    pub fn new(lines: &'a [u8]) -> Chunk<'a> {
+        Chunk::start_of(lines, lines.len())
+    }
+
+    /// The first `length` bytes of a piece of memory that goes on behind them. Decoding is faster
+    /// where it can read ahead, by up to [`READ_AHEAD`](Chunk::READ_AHEAD).
+    pub fn start_of(memory: &'a [u8], length: usize) -> Chunk<'a> {
+        // A last line without its newline must not seem to go on.
+        let whole = memory[..length].ends_with(b"\n");
+        let readable = if whole { memory } else { &memory[..length] };
+        Chunk { readable, length, shift_ms: 0 }
+    }
+
+    /// The same, `shift_ms` later: that is added to event times after parsing, in milliseconds.
+    pub fn later(self, shift_ms: u64) -> Chunk<'a> {
+        Chunk { shift_ms, ..self }
+    }
+
+    /// More bytes than that behind the lines are of no use.
+    pub const READ_AHEAD: usize = window_bytes(MOST_WORDS);
+
     /// The lines.
-    pub bytes: &'a [u8],
-    /// What is added to their event times after parsing, in milliseconds.
-    pub shift_ms: u64,
+    pub fn lines(&self) -> &'a [u8] {
+        &self.readable[..self.length]
+    }
 }
 
 /// Decodes lines. It keeps its memory and what it learnt from line to line.
@@ -130,8 +159,8 @@ impl<R: JsonRecord> JsonDecoder<R> {
         let (keep, shift_ms) = (keep.as_ref(), chunk.shift_ms);
         let record = PhantomData::<fn() -> R>;
         let mut run = Run { slots, keep, shift_ms, times, counters, emit, malformed, record };
-        let done = run.decode(fast, chunk.bytes, chunk.bytes.len());
-        let rest = &chunk.bytes[done..];
+        let done = run.decode(fast, chunk.readable, chunk.length);
+        let rest = &chunk.lines()[done..];
         if rest.is_empty() {
             return;
         }
