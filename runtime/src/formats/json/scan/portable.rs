@@ -1,8 +1,10 @@
 //! 8 bytes at a time, in a plain number, for any processor.
 
-use super::{Marks, WORD_BYTES, scan_lines};
+use super::{Marks, OVERHANG, WORD_BYTES, scan_lines};
 
-scan_lines! {}
+scan_lines! {
+    #[inline(never)]
+}
 
 /// How far bytes lie above their ranges, at most 255 each.
 type Outside = [u8; WORD_BYTES];
@@ -68,4 +70,25 @@ pub(super) fn mark(byte: u8) -> Marks {
     let mut word = [b' '; WORD_BYTES];
     word[0] = byte;
     marks(&word)
+}
+
+/// Nothing: there are no portable means, and this path is not that fast.
+#[inline]
+fn prefetch(_: &[u8], _: usize) {}
+
+/// The number of the digits that start there, as many as `order` has.
+#[inline]
+fn number(digits: &[u8; OVERHANG], order: &[u8; OVERHANG]) -> u64 {
+    let missing = order.iter().filter(|from| **from >= 0x80).count();
+    let digits = u128::from_le_bytes(*digits) ^ u128::from_ne_bytes([b'0'; OVERHANG]);
+    let digits = digits << (8 * missing % 128);
+    number_of_8(digits as u64) * 100_000_000 + number_of_8((digits >> 64) as u64)
+}
+
+/// The number whose 8 digits are given by value, the first of them lowest.
+#[inline]
+fn number_of_8(digits: u64) -> u64 {
+    let pairs = digits.wrapping_mul(1 + (10 << 8)) >> 8 & 0x00ff_00ff_00ff_00ff;
+    let fours = pairs.wrapping_mul(1 + (100 << 16)) >> 16 & 0x0000_ffff_0000_ffff;
+    fours.wrapping_mul(1 + (10_000 << 32)) >> 32
 }

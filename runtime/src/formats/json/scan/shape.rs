@@ -46,8 +46,9 @@ pub(crate) struct Shape<const W: usize> {
     length: u64,
     /// Where the digits of the event time start.
     time_start: usize,
-    /// By how much the 16 bytes that start there are shifted so that the digits are the last ones.
-    time_shift: u32,
+    /// How the 16 bytes that start there are shuffled so that the digits are the last ones: for each
+    /// byte where it comes from, 0x80 for 0.
+    time_order: [u8; OVERHANG],
     /// Another shape in the same place of the index, or 0.
     next: u16,
     /// Whether it allows more than ASCII.
@@ -75,7 +76,7 @@ impl<const W: usize> Shape<W> {
             special: [0; W],
             length: u64::MAX,
             time_start: 0,
-            time_shift: 0,
+            time_order: [0; OVERHANG],
             next: 0,
             beyond_ascii: true,
             touched: Cell::new(false),
@@ -97,7 +98,7 @@ impl<const W: usize> Shape<W> {
         let Value::Digits { start, end } = values[time] else {
             panic!("an event time consists of digits");
         };
-        assert!(start < end && end - start <= 16 && end <= length, "digits lie in the line");
+        assert!(start < end && end - start <= OVERHANG && end <= length, "digits lie in the line");
         let mut shape = Shape::none();
         let bytes = line.bytes().zip(ranges).chain([(b'\n', ByteRange::only(b'\n'))]);
         for (place, (byte, range)) in bytes.enumerate() {
@@ -111,7 +112,10 @@ impl<const W: usize> Shape<W> {
         }
         shape.length = length as u64;
         shape.beyond_ascii = !shape.allows_ascii_only();
-        (shape.time_start, shape.time_shift) = (start, 128 - 8 * (end - start) as u32);
+        let missing = OVERHANG - (end - start);
+        shape.time_start = start;
+        shape.time_order =
+            std::array::from_fn(|to| to.checked_sub(missing).map_or(0x80, |from| from as u8));
         if let Some(keep) = keep {
             shape.keep = KeepAt::new(keep, values[keep.field()]);
         }
@@ -196,19 +200,17 @@ impl<const W: usize> Shape<W> {
         !self.beyond_ascii || std::str::from_utf8(line).is_ok()
     }
 
-    /// The event time of a line of this shape.
+    /// The 16 bytes that start with the digits of the event time, and how to shuffle them.
     #[inline]
-    pub(super) fn time(&self, window: &[u8]) -> u64 {
-        let digits = sixteen(window, self.time_start) ^ u128::from_ne_bytes([b'0'; 16]);
-        let digits = digits << (self.time_shift % 128);
-        number_of_8(digits as u64) * 100_000_000 + number_of_8((digits >> 64) as u64)
+    pub(super) fn time<'w>(&self, window: &'w [u8]) -> (&'w [u8; OVERHANG], &[u8; OVERHANG]) {
+        (sixteen(window, self.time_start), &self.time_order)
     }
 
     /// Whether the predicate may keep a line of this shape: it looks at 16 bytes.
     #[inline]
     pub(super) fn keeps(&self, window: &[u8]) -> bool {
         let KeepAt { start, wanted, mask } = self.keep;
-        (sixteen(window, start) ^ wanted) & mask == 0
+        (u128::from_le_bytes(*sixteen(window, start)) ^ wanted) & mask == 0
     }
 }
 
@@ -234,17 +236,7 @@ impl KeepAt {
     }
 }
 
-/// 16 bytes, the first of them lowest.
 #[inline]
-fn sixteen(window: &[u8], start: usize) -> u128 {
-    let bytes = window[start..].first_chunk().expect("a window has an overhang");
-    u128::from_le_bytes(*bytes)
-}
-
-/// The number whose 8 digits are given by value, the first of them lowest.
-#[inline]
-fn number_of_8(digits: u64) -> u64 {
-    let pairs = digits.wrapping_mul(1 + (10 << 8)) >> 8 & 0x00ff_00ff_00ff_00ff;
-    let fours = pairs.wrapping_mul(1 + (100 << 16)) >> 16 & 0x0000_ffff_0000_ffff;
-    fours.wrapping_mul(1 + (10_000 << 32)) >> 32
+fn sixteen(window: &[u8], start: usize) -> &[u8; OVERHANG] {
+    window[start..].first_chunk().expect("a window has an overhang")
 }
