@@ -311,6 +311,16 @@ fn shapes_that_are_not_used_any_more_make_room() {
 }
 
 #[test]
+fn a_drought_ends_soon_after_lines_have_shapes_again() {
+    let escaped = PLAIN.replace("abc", "a\\u0062");
+    let mut chunk = taught(&[PLAIN], &vec![&*escaped; 1000]);
+    assert_eq!(check(&[chunk.clone()], None, 0), 1002);
+    chunk.extend(taught(&[], &vec![PLAIN; 1000]));
+    let general_lines = check(&[chunk], None, 0) - 1002;
+    assert!(general_lines <= 256, "{general_lines}");
+}
+
+#[test]
 fn short_and_long_lines_may_be_mixed() {
     let long = PLAIN.replace("abc", &"long".repeat(200));
     let longer = PLAIN.replace("abc", &"long".repeat(500));

@@ -6,12 +6,18 @@ use super::general::{self, Slots, is_blank};
 use super::learn::take_apart;
 use super::record::{Fields, JsonRecord, Keep};
 use super::scan::{
-    BATCH_LINES, InstructionSet, MOST_WORDS, OVERHANG, Rows, Scanned, Scanner, Shape, Span, Stop,
-    WORD_BYTES, window_bytes,
+    BATCH_LINES, InstructionSet, MOST_WORDS, Miss, OVERHANG, Rows, Scanned, Scanner, Shape, Span,
+    Stop, WORD_BYTES, window_bytes,
 };
 use super::table::Table;
 use crate::dataflow::{EventTimes, InputCounters, Stamp};
 
+/// After so many lines in a row without a shape, lines are not scanned for a while.
+const DROUGHT: u32 = 64;
+/// For so many lines.
+const REST: usize = 256;
+/// Then so many are scanned to see whether times have changed.
+const PROBES: u32 = 16;
 /// Lines of less than 320 bytes are usual.
 const SHORT_WORDS: usize = 5;
 /// Lines that long have no shape.
@@ -196,43 +202,67 @@ where
     fn decode(&mut self, fast: &mut FastPath, bytes: &[u8], real: usize) -> usize {
         let mut at = 0;
         loop {
-            let FastPath { scanner, lane, short, long, rows, general_lines } = fast;
+            let FastPath { scanner, lane, short, long, rows, drought, .. } = fast;
+            if *drought >= DROUGHT {
+                *drought = DROUGHT - PROBES;
+                at = self.without_scan(fast, bytes, at, real);
+                continue;
+            }
             let (next, stop) = match lane {
                 Lane::Short => self.batch(*scanner, short, rows, bytes, at, real),
                 Lane::Long => self.batch(*scanner, long, rows, bytes, at, real),
             };
-            let whole_batch = next - at;
+            if next > at {
+                *drought = 0;
+            }
+            let scanned = next - at;
             at = next;
             match stop {
-                Stop::Full if *lane == Lane::Long && whole_batch < SHORT_BATCH => {
-                    *lane = Lane::Short;
-                }
+                Stop::Full if *lane == Lane::Long && scanned < SHORT_BATCH => *lane = Lane::Short,
                 Stop::Full => {}
                 Stop::Limit => return at,
-                Stop::Miss(miss) => {
-                    let line = &bytes[at..at + miss.length];
-                    *general_lines += 1;
-                    let is_record = self.general(line);
-                    match lane {
-                        Lane::Short if is_record => self.learn(short, line, miss.hash),
-                        Lane::Long if is_record => self.learn(long, line, miss.hash),
-                        Lane::Short | Lane::Long => {}
-                    }
-                    at += miss.length + 1;
-                }
-                Stop::TooLong => {
-                    let newline = memchr::memchr(b'\n', &bytes[at..real]);
-                    let length = newline.unwrap_or(real - at);
-                    if *lane == Lane::Short && newline.is_some() && length < LONG_BYTES {
-                        *lane = Lane::Long;
-                    } else {
-                        *general_lines += 1;
-                        self.general(&bytes[at..at + length]);
-                        at = (at + length + 1).min(real);
-                    }
-                }
+                Stop::Miss(miss) => at += self.miss(fast, &bytes[at..at + miss.length], miss) + 1,
+                Stop::TooLong => at = self.too_long(fast, bytes, at, real),
             }
         }
+    }
+
+    /// Handles a line without a shape. Returns its length.
+    fn miss(&mut self, fast: &mut FastPath, line: &[u8], miss: Miss) -> usize {
+        fast.general_lines += 1;
+        fast.drought += 1;
+        if self.general(line) {
+            match fast.lane {
+                Lane::Short => self.learn(&mut fast.short, line, miss.hash),
+                Lane::Long => self.learn(&mut fast.long, line, miss.hash),
+            }
+        }
+        line.len()
+    }
+
+    /// Handles a line whose end was not seen: here, or by scanning for longer ones. Returns where to
+    /// go on.
+    fn too_long(&mut self, fast: &mut FastPath, bytes: &[u8], at: usize, real: usize) -> usize {
+        let newline = memchr::memchr(b'\n', &bytes[at..real]);
+        let length = newline.unwrap_or(real - at);
+        if fast.lane == Lane::Short && newline.is_some() && length < LONG_BYTES {
+            fast.lane = Lane::Long;
+            return at;
+        }
+        fast.general_lines += 1;
+        self.general(&bytes[at..at + length]);
+        (at + length + 1).min(real)
+    }
+
+    /// Handles some lines without looking for their shapes. Returns where to go on.
+    fn without_scan(&mut self, fast: &mut FastPath, bytes: &[u8], at: usize, real: usize) -> usize {
+        let mut at = at;
+        for line in lines(&bytes[at..real]).take(REST) {
+            fast.general_lines += 1;
+            self.general(line);
+            at = (at + line.len() + 1).min(real);
+        }
+        at
     }
 
     /// Scans lines and makes records of those that have a shape.
@@ -311,6 +341,8 @@ struct FastPath {
     short: Table<SHORT_WORDS>,
     long: Table<MOST_WORDS>,
     rows: Rows,
+    /// How many lines in a row had no shape, within limits.
+    drought: u32,
     general_lines: u64,
 }
 
@@ -329,7 +361,22 @@ impl FastPath {
             short: Table::new(),
             long: Table::new(),
             rows: Rows::new(),
+            drought: 0,
             general_lines: 0,
         }
     }
+}
+
+/// The lines of a chunk without the newlines that end them. After the last newline nothing begins.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+        let line = &rest[..end];
+        rest = &rest[(end + 1).min(rest.len())..];
+        Some(line)
+    })
 }

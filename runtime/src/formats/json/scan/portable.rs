@@ -14,7 +14,7 @@ fn none_outside() -> Outside {
 }
 
 #[inline]
-fn marks(word: &[u8; WORD_BYTES]) -> Marks {
+pub(super) fn marks(word: &[u8; WORD_BYTES]) -> Marks {
     let (parts, _) = word.as_chunks::<8>();
     let mut marks = Marks::default();
     for (index, part) in parts.iter().enumerate() {
@@ -62,14 +62,6 @@ fn check(
 #[inline]
 fn any(outside: Outside) -> u64 {
     u64::from(outside.iter().fold(0, |any, byte| any | byte))
-}
-
-/// The marks of one byte, as the lowest bits.
-pub(super) fn mark(byte: u8) -> Marks {
-    // Between characters that are no marks.
-    let mut word = [b' '; WORD_BYTES];
-    word[0] = byte;
-    marks(&word)
 }
 
 /// Nothing: there are no portable means, and this path is not that fast.

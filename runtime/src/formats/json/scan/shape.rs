@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::fmt;
 
-use super::{Marks, OVERHANG, WORD_BYTES, hash, portable};
+use super::{OVERHANG, WORD_BYTES, hash, portable};
 use crate::formats::json::general::Value;
 use crate::formats::json::record::Keep;
 
@@ -100,16 +100,17 @@ impl<const W: usize> Shape<W> {
         };
         assert!(start < end && end - start <= OVERHANG && end <= length, "digits lie in the line");
         let mut shape = Shape::none();
-        let bytes = line.bytes().zip(ranges).chain([(b'\n', ByteRange::only(b'\n'))]);
-        for (place, (byte, range)) in bytes.enumerate() {
-            let is_text = range == ByteRange::ASCII && !line.is_ascii();
-            let ByteRange { least, span } = if is_text { ByteRange::ANY } else { range };
-            let (word, bit) = (place / WORD_BYTES, place % WORD_BYTES);
-            shape.least[word][bit] = least;
-            shape.span[word][bit] = span;
-            let Marks { special, .. } = portable::mark(byte);
-            shape.special[word] |= if place < length { special << bit } else { 0 };
+        let text = if line.is_ascii() { ByteRange::ASCII } else { ByteRange::ANY };
+        let ranges = ranges.into_iter().chain([ByteRange::only(b'\n')]);
+        let places = shape.least.as_flattened_mut().iter_mut();
+        for ((least, span), range) in places.zip(shape.span.as_flattened_mut()).zip(ranges) {
+            let range = if range == ByteRange::ASCII { text } else { range };
+            (*least, *span) = (range.least, range.span);
         }
+        // Behind the line there are no marks.
+        let mut words = [[b' '; WORD_BYTES]; W];
+        words.as_flattened_mut()[..length].copy_from_slice(line.as_bytes());
+        shape.special = words.map(|word| portable::marks(&word).special);
         shape.length = length as u64;
         shape.beyond_ascii = !shape.allows_ascii_only();
         let missing = OVERHANG - (end - start);
