@@ -36,6 +36,17 @@ struct Slot<K, A> {
     entry: PartialEntry<K, A>,
 }
 
+impl<K, A> Combiner<K, A> {
+    /// About how many bytes each of many entries takes.
+    pub const ENTRY_BYTES: usize = size_of::<Slot<K, A>>() + 4 * size_of::<u32>();
+
+    /// Bytes of memory that it has, used or not.
+    pub fn memory_bytes(&self) -> usize {
+        self.index.places.capacity() * size_of::<u32>()
+            + self.slots.capacity() * size_of::<Slot<K, A>>()
+    }
+}
+
 impl<K: Copy + Eq, A: Copy> Combiner<K, A> {
     /// An empty one.
     ///

@@ -85,6 +85,11 @@ impl SegmentWriter {
         Some(SegmentWriter { segment: Arc::clone(segment), base, capacity, published: 0, tail: 0 })
     }
 
+    /// Size of the segment.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Bytes that were written and not published.
     #[inline]
     pub fn open_len(&self) -> usize {

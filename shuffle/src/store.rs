@@ -49,6 +49,7 @@ pub struct BlockStore {
     options: StoreOptions,
     segments: Vec<Arc<Segment>>,
     mapped_bytes: usize,
+    peak_bytes: usize,
     /// Where bodies from other processes go.
     receiving: Option<SegmentWriter>,
 }
@@ -66,7 +67,13 @@ impl BlockStore {
         assert!(options.segment_bytes > 0, "segments hold something");
         assert!(options.segment_bytes <= options.max_bytes, "one segment fits under the limit");
         assert!(options.segment_bytes <= MAX_BODY_BYTES as usize, "a segment is one block at most");
-        BlockStore { options, segments: Vec::new(), mapped_bytes: 0, receiving: None }
+        BlockStore {
+            options,
+            segments: Vec::new(),
+            mapped_bytes: 0,
+            peak_bytes: 0,
+            receiving: None,
+        }
     }
 
     /// Bytes of the segments that a reader or a writer still holds.
@@ -80,6 +87,11 @@ impl BlockStore {
     /// Bytes of all segments, free ones included. Never more than the limit.
     pub fn mapped_bytes(&self) -> usize {
         self.mapped_bytes
+    }
+
+    /// The most bytes that were ever mapped at a time.
+    pub fn peak_bytes(&self) -> usize {
+        self.peak_bytes
     }
 
     /// The options, as rounded to whole pages.
@@ -131,6 +143,7 @@ impl BlockStore {
         let mut segment = Arc::new(segment);
         let writer = SegmentWriter::claim(&mut segment).expect("it is new");
         self.mapped_bytes += capacity;
+        self.peak_bytes = self.peak_bytes.max(self.mapped_bytes);
         self.segments.push(segment);
         Ok(writer)
     }

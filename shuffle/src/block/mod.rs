@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use drizzle_scheduler::ids::PartitionId;
 use drizzle_scheduler::message::BlockNotice;
@@ -106,6 +106,27 @@ impl Block {
     /// crc32c of the body. The first call computes it.
     pub fn checksum(&self) -> u32 {
         *self.inner.checksum.get_or_init(|| crc32c::crc32c(self.body()))
+    }
+
+    /// Something that tells when the block is gone, without keeping it.
+    pub fn watch(&self) -> BlockWatch {
+        BlockWatch(Arc::downgrade(&self.inner))
+    }
+}
+
+/// Tells whether anybody still holds a block.
+pub struct BlockWatch(Weak<Inner>);
+
+impl BlockWatch {
+    /// Whether the last clone of the block has been dropped.
+    pub fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
+impl fmt::Debug for BlockWatch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "BlockWatch(gone: {})", self.is_gone())
     }
 }
 

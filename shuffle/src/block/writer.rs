@@ -28,6 +28,8 @@ pub struct BlockParts {
 pub struct BlockWriter<R: Record> {
     /// `None` before the first record: an edge that is never used needs no memory.
     archive: Option<ArchiveWriter<R>>,
+    /// Its segment is larger than others: it is not kept for the next block.
+    is_oversize: bool,
     /// Of the open block: for each section begun or skipped, the number of its first record.
     section_starts: Vec<u32>,
 }
@@ -35,7 +37,7 @@ pub struct BlockWriter<R: Record> {
 impl<R: Record> BlockWriter<R> {
     /// A writer without a segment.
     pub fn new() -> BlockWriter<R> {
-        BlockWriter { archive: None, section_starts: Vec::new() }
+        BlockWriter { archive: None, is_oversize: false, section_starts: Vec::new() }
     }
 
     /// Says that the records to come are those of the upstream partition with this index in the
@@ -99,6 +101,10 @@ impl<R: Record> BlockWriter<R> {
             Some(archive) => archive.close(),
             None => crate::archive::CheckedBody::empty::<R>(),
         };
+        if std::mem::take(&mut self.is_oversize) {
+            // Held by a writer without need, it would be missing elsewhere.
+            self.archive = None;
+        }
         let header = BlockHeader {
             notice,
             record_counts,
@@ -132,6 +138,7 @@ impl<R: Record> BlockWriter<R> {
             self.archive = None;
         }
         let target = store.segment_for(open_bytes + record_size::<R>() + CLOSING_BYTES)?;
+        self.is_oversize = target.capacity() > store.options().segment_bytes;
         match &mut self.archive {
             Some(archive) => archive.move_to(target),
             None => self.archive = Some(ArchiveWriter::new(target)),
