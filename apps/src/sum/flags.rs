@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
-use drizzle::node::JobOptions;
+use drizzle::node::{JobOptions, Memory};
 use drizzle::scheduler::plan::{Pacing, Prescheduling};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -92,7 +92,7 @@ pub enum Stages {
 
 /// Batches that a source may run ahead of the slowest core.
 const AHEAD: u64 = 32;
-/// Bytes of blocks on each core: blocks are small, and cores may be many.
+/// Bytes of memory for each core: blocks are small, and cores may be many.
 const MEMORY: usize = 16 << 20;
 /// Bytes of input that a core takes for a batch; a task takes one offset whatever this says.
 const BATCH_BYTES: u64 = 1 << 20;
@@ -154,7 +154,7 @@ impl JobFlags {
         JobOptions {
             prescheduling: self.prescheduling(),
             ahead: self.ahead(),
-            memory: MEMORY,
+            memory: Memory::EachCore(MEMORY),
             batch_bytes: BATCH_BYTES,
             host: self.host.choice(),
             io: self.io.choice(),

@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use drizzle::connectors::Output;
 use drizzle::dataflow::Combine;
 use drizzle::host::Polling;
-use drizzle::node::JobOptions;
+use drizzle::node::{JobOptions, Memory};
 use drizzle::scheduler::plan::Prescheduling;
 use serde::{Deserialize, Serialize};
 
@@ -135,6 +135,10 @@ pub struct JobFlags {
     /// Partitions of the counts, and of generated events [default: 16, or one per core].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16_384))]
     pub(super) partitions: Option<u32>,
+    /// Memory of each worker for blocks, open windows and results that wait to leave [default: 256MiB for
+    /// each core].
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Size>,
     /// Seed of the generated events.
     #[arg(long, default_value_t = SEED)]
     seed: u64,
@@ -160,7 +164,7 @@ pub enum Input {
 const DEFAULT_PARTITIONS: u32 = 16;
 /// Batches that a source may run ahead of the slowest core.
 const AHEAD: u64 = 32;
-/// Bytes of blocks on each core.
+/// Bytes of memory for each core, if nobody says how many a worker may take.
 const MEMORY: usize = 256 << 20;
 /// Bytes of input that a core takes for a batch.
 const BATCH_BYTES: u64 = 4 << 20;
@@ -284,12 +288,17 @@ impl JobFlags {
         JobOptions {
             prescheduling: self.prescheduling(),
             ahead: self.ahead(),
-            memory: MEMORY,
+            memory: self.memory(),
             batch_bytes: BATCH_BYTES,
             host: self.host.choice(),
             io: self.io.choice(),
             polling: self.polling(),
         }
+    }
+
+    pub(super) fn memory(&self) -> Memory {
+        self.memory
+            .map_or(Memory::EachCore(MEMORY), |Size(bytes)| Memory::EachWorker(bytes as usize))
     }
 
     pub(super) fn polling(&self) -> Polling {

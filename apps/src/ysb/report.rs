@@ -232,6 +232,11 @@ impl Report {
             "release_messages": self.job.release_messages,
             "groups": self.job.groups,
             "batches": self.job.last_batch.0,
+            "memory_peak_bytes": {
+                "blocks": self.job.memory.blocks_bytes,
+                "state": self.job.memory.state_bytes,
+                "results": self.job.memory.results_bytes,
+            },
             "overtaken": self.job.statistics.overtaken,
             "worst_delay_us": micros(self.job.statistics.worst_delay_ns),
             "lost": lost,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use drizzle::host::Cpus;
 use drizzle::node::{
     self, ClusterConfig, DriverConfig, Exposure, JobFactory, JobReport, JobSetup, NodeError,
-    Observer, Outlet, ProgressReport, StopFlag, WorkerConfig,
+    Observer, Outlet, ProgressReport, Reach, StopFlag, WorkerConfig,
 };
 
 use super::flags::{DriverFlags, JobFlags, LocalFlags, Node, YsbArguments};
@@ -42,7 +42,8 @@ fn local(flags: LocalFlags) -> Result<ExitCode, Failure> {
     let memory = Memory::default();
     let worker =
         worker_config(cluster.cores, cpus.clone(), Exposure::Loopback, memory.clone(), |_| {});
-    run_as_driver(&cluster, &flags, &cpus, &memory, |driver, job, observer, stop| {
+    let reach = if processes { Reach::ManyProcesses } else { Reach::OneProcess };
+    run_as_driver(&cluster, &flags, reach, &cpus, &memory, |driver, job, observer, stop| {
         eprintln!("runtime: {runtime}");
         let processes = processes.then(|| Box::new(command) as Box<dyn Fn(SocketAddr) -> Command>);
         let config = ClusterConfig { driver, worker, processes };
@@ -58,7 +59,8 @@ fn driver(flags: DriverFlags) -> Result<ExitCode, Failure> {
     let exposure = exposure(insecure);
     let listener: TcpListener = node::listen_for_workers(listen, exposure)?;
     let address = listener.local_addr().context("the listener has no address")?;
-    run_as_driver(&cluster, &flags, &cpus, &Memory::default(), |driver, job, observer, stop| {
+    let (reach, memory) = (Reach::ManyProcesses, Memory::default());
+    run_as_driver(&cluster, &flags, reach, &cpus, &memory, |driver, job, observer, stop| {
         // Only now is everything else known to be right.
         eprintln!("waiting on {address} for {} workers", driver.workers);
         node::run_driver(&driver, job, listener, Vec::new(), observer, stop)
@@ -114,6 +116,7 @@ fn from_arguments(arguments: &[String]) -> Result<JobFlags> {
 fn run_as_driver(
     cluster: &ClusterFlags,
     flags: &JobFlags,
+    reach: Reach,
     cpus: &Cpus,
     memory: &Memory,
     run: impl FnOnce(
@@ -125,6 +128,9 @@ fn run_as_driver(
 ) -> Result<ExitCode, Failure> {
     let stop = node::stop_on_signals().context("cannot catch signals")?;
     let job = job(flags, &Outlet::nowhere(), memory)?;
+    let cores = usize::from(cluster.cores);
+    let counts = reach.count(cores, cluster.workers as usize * cores);
+    flags.memory().check(job.plan(), counts).context("--memory")?;
     let config = DriverConfig {
         workers: cluster.workers,
         group_size: cluster.group_size,

@@ -31,6 +31,7 @@ fn help_teaches_at_every_level() {
                 "--host",
                 "--io",
                 "--poll",
+                "--memory",
                 "--report",
                 "--events",
                 "--ads",
@@ -64,7 +65,7 @@ fn is_refused(folder: &Folder, words: &str, named: &[&str]) {
 #[test]
 fn wrong_flags_are_refused_in_one_sentence() {
     let folder = Folder::new("flags");
-    let wrong: [(&str, &[&str]); 26] = [
+    let wrong: [(&str, &[&str]); 28] = [
         ("yzb", &["yzb"]),
         ("ysb --windw 1s", &["--windw", "--window"]),
         ("ysb --window", &["--window"]),
@@ -85,6 +86,8 @@ fn wrong_flags_are_refused_in_one_sentence() {
         ("ysb --host forest", &["--host", "forest", "glommio", "plain"]),
         ("ysb --io fast", &["--io", "uring", "epoll"]),
         ("ysb --poll never", &["--poll", "spin", "adaptive", "block"]),
+        ("ysb --memory much", &["--memory", "64MiB"]),
+        ("ysb --memory 1MiB", &["--memory", "the least that works is 4MiB"]),
         ("ysb --events e.jsonl", &["--ads", "--out"]),
         ("ysb --out counts.jsonl", &["--events"]),
         ("ysb --dead-letter dead", &["--events"]),

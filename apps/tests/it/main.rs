@@ -10,6 +10,7 @@ mod command_line;
 mod generator;
 mod inputs;
 mod matrix;
+mod memory;
 mod pairwise;
 mod process;
 mod sum;

@@ -6,7 +6,9 @@ mod boundary;
 mod clock;
 mod inputs;
 mod links;
+mod memory;
 mod status;
+mod tasks;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,22 +19,24 @@ use drizzle_scheduler::local::{
 };
 use drizzle_scheduler::message::{Decision, GroupStatistics, Order, TakenRange};
 use drizzle_scheduler::{CoreId, Incarnation, Instant, WorkerId};
-use drizzle_shuffle::{Block, BlockStore, Bundle, StoreOptions};
+use drizzle_shuffle::{Block, Bundle};
 
 use crate::clock::{monotonic_now, thread_cpu_ns};
-use crate::connectors::ConnectorError;
 use crate::dataflow::Job;
-use crate::dataflow::stage::{Intake, IntakeState, Output, Stage, StageContext};
+use crate::dataflow::stage::{Stage, StageContext};
 use crate::host::{CoreLoop, Progress};
 use crate::io::{Completion, Inbox, Io, Waker};
 use crate::transport::{Cargo, CoreMail, MeshPlace, Parcel};
+use crate::wire::MemoryPeaks;
 
 pub use boundary::abort_on_panic_outside_tasks;
 pub use clock::{ClockOffset, CoreClock};
 use inputs::Inputs;
 pub use links::LinkPlan;
 use links::{Arrival, Links};
-pub use status::{CoreStatus, Running};
+use memory::Memory;
+pub use memory::MemoryOptions;
+pub use status::{CoreStatus, Paused, Running};
 
 /// What a core is told by its worker's control loop.
 #[derive(Debug)]
@@ -72,6 +76,8 @@ pub enum CoreOutput {
         counters: BTreeMap<String, u64>,
         /// CPU time of the thread, in nanoseconds.
         cpu_ns: u64,
+        /// The most memory that it took, without results.
+        memory: MemoryPeaks,
     },
 }
 
@@ -89,10 +95,8 @@ pub struct ControlOutbox {
 pub struct CoreOptions {
     /// For the local scheduler.
     pub local: LocalOptions,
-    /// For the blocks that the core writes or receives.
-    pub store: StoreOptions,
-    /// About how many bytes of input a core takes for a batch.
-    pub batch_bytes: u64,
+    /// What it may take of its worker's memory.
+    pub memory: MemoryOptions,
 }
 
 /// Everything that a core is built from, on its own thread.
@@ -131,8 +135,10 @@ pub struct Core {
     scheduler: LocalScheduler,
     /// By number; those that this core never ran are never opened.
     stages: Vec<Option<Box<dyn Stage>>>,
+    /// What each stage keeps between batches.
+    state_bytes: Vec<usize>,
     context: StageContext,
-    store: BlockStore,
+    memory: Memory,
     inputs: Inputs,
     io: Box<dyn Io>,
     links: Links,
@@ -145,6 +151,8 @@ pub struct Core {
     status: CoreStatus,
     clock: CoreClock,
     origin: Instant,
+    /// Tasks that could run if there were memory for what they write, the oldest batch first.
+    postponed: VecDeque<Run>,
     /// Time in the scheduler since the last group report, in nanoseconds.
     schedule_ns: u64,
     phase: Phase,
@@ -190,6 +198,8 @@ impl Core {
     pub fn new(parts: CoreParts) -> std::io::Result<Core> {
         let plan = parts.job.plan().clone();
         let stage_count = plan.stages.len();
+        let combiner_bytes = parts.options.memory.combiner_bytes;
+        let memory = Memory::new(&plan, parts.options.memory);
         let outboxes = parts.place.outboxes.into_iter();
         let outboxes = outboxes
             .map(|(core, outbox)| (core, Outgoing { outbox, waiting: VecDeque::new() }))
@@ -199,14 +209,15 @@ impl Core {
             cores: parts.cores,
             scheduler: LocalScheduler::new(plan.clone(), parts.core, parts.options.local),
             stages: (0..stage_count).map(|_| None).collect(),
+            state_bytes: vec![0; stage_count],
             context: StageContext {
                 plan,
                 stage: drizzle_scheduler::StageId(0),
                 core: parts.core,
                 incarnation: parts.incarnation,
-                batch_bytes: parts.options.batch_bytes,
+                combiner_bytes,
             },
-            store: BlockStore::new(parts.options.store),
+            memory,
             inputs: Inputs::default(),
             links: Links::new(parts.links)?,
             job: parts.job,
@@ -219,6 +230,7 @@ impl Core {
             status: parts.status,
             clock: parts.clock,
             origin: Instant(0),
+            postponed: VecDeque::new(),
             schedule_ns: 0,
             phase: Phase::Running,
             actions: Vec::new(),
@@ -278,6 +290,7 @@ impl Core {
             }
             Parcel::Completed { from, batch } => {
                 let now = self.clock.now();
+                self.memory.completed(from, batch);
                 let event = LocalEvent::PeerCompleted { core: from, batch };
                 self.scheduler.handle(now, event, &mut self.actions);
             }
@@ -292,7 +305,7 @@ impl Core {
         let any = !self.completions.is_empty();
         let mut completions = std::mem::take(&mut self.completions);
         for Completion { token, outcome } in completions.drain(..) {
-            let (job, store, cores) = (&*self.job, &mut self.store, self.cores);
+            let (job, store, cores) = (&*self.job, &mut self.memory.received, self.cores);
             let mut intake = links::Intake { job, store, cores };
             if let Err((worker, closed)) =
                 self.links.completed(token, outcome, &mut intake, &mut arrivals)
@@ -301,7 +314,7 @@ impl Core {
             }
         }
         self.completions = completions;
-        let (job, store, cores) = (&*self.job, &mut self.store, self.cores);
+        let (job, store, cores) = (&*self.job, &mut self.memory.received, self.cores);
         let mut intake = links::Intake { job, store, cores };
         if let Err((worker, closed)) = self.links.drive(&mut *self.io, &mut intake, &mut arrivals) {
             self.peer_lost(worker, &closed.to_string());
@@ -373,7 +386,7 @@ impl Core {
         }
         let began = monotonic_now();
         let now = self.clock.now();
-        let Some(run) = self.scheduler.next(now) else {
+        let Some(run) = self.next_run(now) else {
             self.tick(now);
             return false;
         };
@@ -405,46 +418,6 @@ impl Core {
             self.scheduler.handle(now, LocalEvent::Tick, &mut self.actions);
             self.perform();
         }
-    }
-
-    fn execute(&mut self, run: &Run, began: u64) -> Result<(), String> {
-        let plan = self.context.plan.clone();
-        let name = &plan.stage(run.stage).name;
-        let failed = |reason: String| format!("stage {name:?} failed in {}: {reason}", run.batch);
-        boundary::run(|| self.open(run)).map_err(failed)?;
-        let stage = self.stages[run.stage.index()].as_mut().expect("it was opened");
-        let placement = self.scheduler.placements().at(run.batch);
-        let placement = placement.expect("a batch that runs is placed").clone();
-        let options = self.store.options();
-        let intake = match self.store.retained_bytes() > options.max_bytes / 2 {
-            true => IntakeState::Paused,
-            false => IntakeState::Open,
-        };
-        let inputs = self.inputs.of(run.batch, run.stage);
-        let ranges = std::mem::take(&mut self.ranges);
-        let mut intake = Intake { origin: self.origin, inputs, ranges, intake };
-        let mut output = Output {
-            clock: &self.clock,
-            placement: &placement,
-            store: &mut self.store,
-            outgoing: &mut self.outgoing,
-        };
-        self.status.begin_run(Running { batch: run.batch, stage: run.stage, since_ns: began });
-        let result = boundary::run(|| stage.run(run, &mut intake, &mut output));
-        self.status.end_run();
-        self.ranges = intake.ranges;
-        let records = self.stages.iter().flatten().map(|stage| stage.records()).sum();
-        self.status.set_records(records);
-        result.map_err(failed)
-    }
-
-    fn open(&mut self, run: &Run) -> Result<(), ConnectorError> {
-        let stage = &mut self.stages[run.stage.index()];
-        if stage.is_none() {
-            let context = StageContext { stage: run.stage, ..self.context.clone() };
-            *stage = Some(self.job.open_stage(&context)?);
-        }
-        Ok(())
     }
 
     /// Performs what the scheduler decided.
@@ -516,7 +489,8 @@ impl Core {
                 *counters.entry(format!("{operator}.{what}")).or_default() += count;
             });
         }
-        self.tell_control(CoreOutput::Finished { counters, cpu_ns: thread_cpu_ns() });
+        let memory = self.memory.peaks();
+        self.tell_control(CoreOutput::Finished { counters, cpu_ns: thread_cpu_ns(), memory });
         self.phase = Phase::Done;
     }
 
@@ -560,7 +534,8 @@ impl Core {
         self.outboxes.values_mut().for_each(Outgoing::flush);
         self.flush_control();
         let mail_waits = self.outboxes.values().any(|outgoing| !outgoing.waiting.is_empty());
-        mail_waits || !self.unsent.is_empty() || self.links.is_stalled()
+        let runs_wait = !self.postponed.is_empty();
+        mail_waits || runs_wait || !self.unsent.is_empty() || self.links.is_stalled()
     }
 }
 

@@ -19,6 +19,18 @@ struct Words {
     running_batch: AtomicU64,
     running_stage: AtomicU64,
     running_since_ns: AtomicU64,
+    /// When source tasks last began to find no memory, 0 if they find some.
+    paused_since_ns: AtomicU64,
+    held_bytes: AtomicU64,
+}
+
+/// Source tasks take nothing, because memory is short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Paused {
+    /// Since when, in local monotonic time.
+    pub since_ns: u64,
+    /// Bytes that blocks hold.
+    pub held_bytes: usize,
 }
 
 /// A run that is going on.
@@ -53,6 +65,26 @@ impl CoreStatus {
     /// It has ended.
     pub fn end_run(&self) {
         self.0.running_batch.store(0, Ordering::Release);
+    }
+
+    /// Source tasks find no memory at `now_ns`, where blocks hold so much.
+    pub fn pause(&self, now_ns: u64, held_bytes: usize) {
+        self.0.held_bytes.store(held_bytes as u64, Ordering::Relaxed);
+        if self.0.paused_since_ns.load(Ordering::Relaxed) == 0 {
+            self.0.paused_since_ns.store(now_ns, Ordering::Relaxed);
+        }
+    }
+
+    /// They find some.
+    pub fn resume(&self) {
+        self.0.paused_since_ns.store(0, Ordering::Relaxed);
+    }
+
+    /// Since when source tasks have taken nothing, if they do not.
+    pub fn paused(&self) -> Option<Paused> {
+        let since_ns = self.0.paused_since_ns.load(Ordering::Relaxed);
+        let held_bytes = self.0.held_bytes.load(Ordering::Relaxed) as usize;
+        (since_ns > 0).then_some(Paused { since_ns, held_bytes })
     }
 
     /// The last batch whose tasks on this core are all done.

@@ -20,8 +20,12 @@ use crate::dataflow::stage::{OpenTerminal, Output, StageContext, TaskError, Term
 use crate::dataflow::window::Tumbling;
 use crate::dataflow::{Row, Stamp};
 
-/// Most keys and windows that a batch may hold before they are written out early.
-const COMBINER_OPTIONS: CombinerOptions = CombinerOptions { max_entries: 1 << 20 };
+/// How many keys and windows a batch may hold before they are written out early.
+fn combiner_options<K: Record, A: Record>(bytes: usize) -> CombinerOptions {
+    // A table that grows is there twice for a moment, and may then be filled by half.
+    let max_entries = bytes / (4 * Combiner::<K, A>::ENTRY_BYTES);
+    CombinerOptions { max_entries: max_entries.clamp(1, 1 << 20) }
+}
 
 /// The way into a keyed window.
 pub struct ShuffleTerminal<R, F, K, A> {
@@ -63,7 +67,8 @@ where
         let writers = match self.combine {
             Combine::Never => Writers::Raw(Vec::new()),
             Combine::BeforeShuffle => {
-                Writers::Combining(Combiner::new(COMBINER_OPTIONS), Vec::new())
+                let options = combiner_options::<K, A::Accumulator>(context.combiner_bytes);
+                Writers::Combining(Combiner::new(options), Vec::new())
             }
         };
         Ok(RunningShuffle {

@@ -22,7 +22,7 @@ impl<S: Source> Head for SourceHead<S> {
     type Record = S::Record;
     type Running = RunningSource<S::Reader>;
 
-    fn open(&self, context: &StageContext) -> Result<Self::Running, ConnectorError> {
+    fn open(&self, _context: &StageContext) -> Result<Self::Running, ConnectorError> {
         let reader = self.source.open()?;
         let partitions = (0..self.source.partition_count()).map(PartitionId);
         let partitions = partitions.map(|partition| Partition {
@@ -36,7 +36,6 @@ impl<S: Source> Head for SourceHead<S> {
             reader,
             name: self.name.clone(),
             counters: InputCounters::default(),
-            batch_bytes: context.batch_bytes,
             started: false,
         })
     }
@@ -50,7 +49,6 @@ pub struct RunningSource<D> {
     /// Of all partitions; those of other cores stay at their first offset.
     partitions: Vec<Partition>,
     counters: InputCounters,
-    batch_bytes: u64,
     started: bool,
 }
 
@@ -72,7 +70,7 @@ impl<D: SourceReader> RunningSource<D> {
         intake: &Intake<'_>,
     ) -> (SourceRange, Option<Watermark>) {
         assert!(run.recorded.is_none(), "nothing is recorded where nothing is recovered");
-        let share = (self.batch_bytes / run.partitions.len().max(1) as u64).max(1);
+        let share = (intake.batch_bytes / run.partitions.len().max(1) as u64).max(1);
         let state = &mut self.partitions[partition.index()];
         let (from, mut asserted) = (state.offset, None);
         let open = intake.intake == IntakeState::Open
@@ -139,6 +137,10 @@ impl<D: SourceReader> RunningHead for RunningSource<D> {
 
     fn records(&self) -> u64 {
         self.counters.lines
+    }
+
+    fn state_bytes(&self) -> usize {
+        0
     }
 
     fn counters(&self, report: &mut dyn FnMut(&str, &str, u64)) {

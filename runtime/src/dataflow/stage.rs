@@ -36,8 +36,8 @@ pub struct StageContext {
     pub core: CoreId,
     /// The life of its worker.
     pub incarnation: Incarnation,
-    /// About how many bytes of input one core takes for a batch.
-    pub batch_bytes: u64,
+    /// About how many bytes records may take that are combined before a shuffle.
+    pub combiner_bytes: usize,
 }
 
 /// What the head of a stage has at hand while a batch runs.
@@ -50,6 +50,8 @@ pub struct Intake<'a> {
     pub ranges: Vec<TakenRange>,
     /// Memory is short: source tasks take nothing, so that batches go on.
     pub intake: IntakeState,
+    /// About how many bytes of input they take together at most.
+    pub batch_bytes: u64,
 }
 
 /// Whether source tasks may take input.
@@ -89,6 +91,8 @@ pub(crate) trait Stage {
     ) -> Result<(), TaskError>;
     /// Records read from outside so far.
     fn records(&self) -> u64;
+    /// Bytes of memory that it keeps from batch to batch for keys.
+    fn state_bytes(&self) -> usize;
     /// Reports (operator, what, how many).
     fn counters(&self, report: &mut dyn FnMut(&str, &str, u64));
     /// The job ends well: makes what was written complete.
@@ -127,6 +131,8 @@ pub trait RunningHead: 'static {
     fn watermark(&self, run: &Run) -> Watermark;
     /// Records read from outside so far.
     fn records(&self) -> u64;
+    /// Bytes of memory that it keeps from batch to batch for keys.
+    fn state_bytes(&self) -> usize;
     /// Reports (operator, what, how many).
     fn counters(&self, report: &mut dyn FnMut(&str, &str, u64));
     /// The job ends well.
@@ -225,6 +231,10 @@ where
 
     fn records(&self) -> u64 {
         self.head.records()
+    }
+
+    fn state_bytes(&self) -> usize {
+        self.head.state_bytes()
     }
 
     fn counters(&self, report: &mut dyn FnMut(&str, &str, u64)) {

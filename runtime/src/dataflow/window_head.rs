@@ -57,6 +57,8 @@ where
             partitions: (0..partition_count).map(|_| BTreeMap::new()).collect(),
             spare: Vec::new(),
             in_run: vec![false; partition_count as usize],
+            table_bytes: vec![0; partition_count as usize],
+            state_bytes: 0,
             results: 0,
         })
     }
@@ -72,6 +74,10 @@ pub struct RunningWindows<R: Row, K: Record, A: Aggregate<R>> {
     spare: Vec<Combiner<K, A::Accumulator>>,
     /// For each partition, whether the current run is for it: a block may cover others too.
     in_run: Vec<bool>,
+    /// For each partition, the memory of its open windows when they were looked at last.
+    table_bytes: Vec<usize>,
+    /// Of all partitions together.
+    state_bytes: usize,
     results: u64,
 }
 
@@ -80,6 +86,8 @@ const TABLE_OPTIONS: CombinerOptions = CombinerOptions { max_entries: u32::MAX a
 
 /// How many empty tables are kept.
 const SPARE_TABLES: usize = 64;
+/// Larger ones are not: they would be memory that nobody can see.
+const SPARE_TABLE_BYTES: usize = 16 * 1024;
 
 impl<R, K, A> RunningWindows<R, K, A>
 where
@@ -188,10 +196,14 @@ where
                 Ok(())
             });
             let Ok(()) = drained;
-            if self.spare.len() < SPARE_TABLES {
+            let is_small = table.memory_bytes() <= SPARE_TABLE_BYTES;
+            if is_small && self.spare.len() < SPARE_TABLES {
                 self.spare.push(table);
             }
         }
+        let bytes = windows.values().map(Combiner::memory_bytes).sum();
+        let before = std::mem::replace(&mut self.table_bytes[partition.index()], bytes);
+        self.state_bytes = self.state_bytes - before + bytes;
         Ok(())
     }
 
@@ -201,6 +213,10 @@ where
 
     fn records(&self) -> u64 {
         0
+    }
+
+    fn state_bytes(&self) -> usize {
+        self.state_bytes
     }
 
     fn counters(&self, report: &mut dyn FnMut(&str, &str, u64)) {

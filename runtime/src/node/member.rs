@@ -23,6 +23,8 @@ pub(super) struct Member {
     pub(super) runtime: String,
     pub(super) last_heard_ns: u64,
     pub(super) status: WorkerStatus,
+    /// That its sources are paused has been said.
+    pub(super) pause_said: bool,
 }
 
 /// How far a worker has come in joining.
@@ -51,6 +53,7 @@ impl Member {
             runtime: String::new(),
             last_heard_ns: now_ns,
             status: WorkerStatus::default(),
+            pause_said: false,
         }
     }
 

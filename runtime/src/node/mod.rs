@@ -8,6 +8,7 @@ mod connect;
 mod driver;
 mod local;
 mod member;
+mod memory;
 mod results;
 mod signals;
 mod worker;
@@ -21,9 +22,8 @@ use drizzle_scheduler::local::{LocalOptions, Retention};
 use drizzle_scheduler::message::GroupStatistics;
 use drizzle_scheduler::plan::Prescheduling;
 use drizzle_scheduler::{BatchId, PartitionId, StageId};
-use drizzle_shuffle::StoreOptions;
 
-use crate::core::CoreOptions;
+use crate::core::{CoreOptions, MemoryOptions};
 use crate::dataflow::Job;
 use crate::host::Polling;
 use crate::io::{Choice, HostKind, IoKind};
@@ -31,11 +31,14 @@ use crate::io::{Choice, HostKind, IoKind};
 pub use connect::Exposure;
 pub use driver::{DriverConfig, Observer, ProgressReport, listen_for_workers, run_driver};
 pub use local::{ClusterConfig, run_local};
+pub(crate) use memory::Size;
+pub use memory::{CoreCounts, Memory, Reach, TooLittleMemory};
 pub use results::{Collect, CollectWriter, Outlet};
 pub use signals::stop_on_signals;
 pub use worker::{WorkerConfig, run_worker};
 
 pub use crate::core::abort_on_panic_outside_tasks;
+pub use crate::wire::MemoryPeaks;
 
 /// Nanoseconds between two heartbeats.
 const HEARTBEAT_NS: u64 = 100_000_000;
@@ -87,8 +90,8 @@ pub struct JobOptions {
     pub prescheduling: Prescheduling,
     /// How many batches a source may run ahead.
     pub ahead: u64,
-    /// Bytes of memory for blocks on each core.
-    pub memory: usize,
+    /// What a worker may take for blocks, keyed state and results that wait to leave.
+    pub memory: Memory,
     /// About how many bytes of input a core takes for a batch.
     pub batch_bytes: u64,
     /// What runs the cores.
@@ -100,11 +103,8 @@ pub struct JobOptions {
 }
 
 impl JobOptions {
-    /// For a core of a job with so many cores in all.
-    fn core_options(&self, cores: usize) -> CoreOptions {
-        // Every core writes to every core: the open segments of all take at most a quarter.
-        let fair = self.memory / (4 * cores.max(1));
-        let segment_bytes = fair.next_power_of_two().clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
+    /// For a core that may take so much memory.
+    fn core_options(&self, memory: MemoryOptions) -> CoreOptions {
         CoreOptions {
             local: LocalOptions {
                 ahead: self.ahead,
@@ -113,15 +113,10 @@ impl JobOptions {
                 retention: Retention::WhenFolded,
                 bugs: Bugs::NONE,
             },
-            store: StoreOptions { segment_bytes, max_bytes: self.memory },
-            batch_bytes: self.batch_bytes,
+            memory,
         }
     }
 }
-
-/// Sizes of a block segment.
-const MIN_SEGMENT_BYTES: usize = 8 * 1024;
-const MAX_SEGMENT_BYTES: usize = 256 * 1024;
 
 /// Builds the job on a node from its flags. The outlet is where collected rows go.
 pub type JobFactory =
@@ -152,6 +147,8 @@ pub struct JobReport {
     pub control_cpu_ns: u64,
     /// CPU time of all core threads, in nanoseconds.
     pub cores_cpu_ns: u64,
+    /// The most memory that was taken, summed over all cores.
+    pub memory: MemoryPeaks,
     /// Groups that were scheduled, the last one and those that a cut made void among them.
     pub groups: u64,
     /// `ScheduleGroup` messages sent.

@@ -1,34 +1,145 @@
 //! Results that the driver collects: a sink whose rows travel to the driver instead of to a file.
 
+use std::collections::VecDeque;
 use std::marker::PhantomData;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use drizzle_scheduler::{BatchId, Instant, PartitionId};
 
 use crate::connectors::{ConnectorError, Fingerprint};
 use crate::dataflow::{Row, Sink, SinkWriter};
 use crate::io::Waker;
 
-/// Pieces that wait for the control loop; beyond that, sinks keep what they have and try again.
-const CAPACITY: usize = 1024;
+/// Bytes that may wait where nobody has said how many.
+const DEFAULT_LIMIT: usize = 16 << 20;
 
-/// The way from sinks to the driver, by way of the worker's control loop.
-#[derive(Clone, Debug)]
+/// The way from sinks to the driver, by way of the worker's control loop. Where more waits than may,
+/// sinks wait, and with them their cores: the control loop never waits for a core.
+#[derive(Clone)]
 pub struct Outlet {
-    queue: Sender<Vec<u8>>,
+    shared: Arc<Shared>,
     waker: Waker,
+}
+
+/// The other end of an outlet.
+pub(crate) struct WaitingRows {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    /// There is room again, or nobody takes anything any more.
+    changed: Condvar,
+}
+
+struct Queue {
+    pieces: VecDeque<Vec<u8>>,
+    bytes: usize,
+    peak_bytes: usize,
+    max_bytes: usize,
+    /// Sinks that wait for room.
+    blocked: usize,
+    is_closed: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    /// A piece always fits an empty queue.
+    fn has_room(&self, bytes: usize) -> bool {
+        self.bytes == 0 || self.bytes + bytes <= self.max_bytes
+    }
 }
 
 impl Outlet {
     /// An outlet and its other end; `waker` is that of the loop that reads it.
-    pub fn new(waker: Waker) -> (Outlet, Receiver<Vec<u8>>) {
-        let (queue, other_end) = bounded(CAPACITY);
-        (Outlet { queue, waker }, other_end)
+    pub(crate) fn new(waker: Waker) -> (Outlet, WaitingRows) {
+        let queue = Queue {
+            pieces: VecDeque::new(),
+            bytes: 0,
+            peak_bytes: 0,
+            max_bytes: DEFAULT_LIMIT,
+            blocked: 0,
+            is_closed: false,
+        };
+        let shared = Arc::new(Shared { queue: Mutex::new(queue), changed: Condvar::new() });
+        (Outlet { shared: shared.clone(), waker }, WaitingRows { shared })
     }
 
     /// An outlet that leads nowhere: for a node that builds the job only to know its plan.
     pub fn nowhere() -> Outlet {
         Outlet::new(Waker::detached()).0
+    }
+
+    /// Hands rows over, and waits while too much waits already.
+    fn send(&self, rows: Vec<u8>) -> Result<(), ConnectorError> {
+        let mut queue = self.shared.lock();
+        while !queue.is_closed && !queue.has_room(rows.len()) {
+            queue.blocked += 1;
+            queue = self.shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.blocked -= 1;
+        }
+        if queue.is_closed {
+            return Err(gone());
+        }
+        queue.bytes += rows.len();
+        queue.peak_bytes = queue.peak_bytes.max(queue.bytes);
+        queue.pieces.push_back(rows);
+        drop(queue);
+        self.waker.wake();
+        Ok(())
+    }
+}
+
+impl WaitingRows {
+    /// From now on so many bytes may wait.
+    pub(crate) fn limit(&self, max_bytes: usize) {
+        self.shared.lock().max_bytes = max_bytes;
+        self.shared.changed.notify_all();
+    }
+
+    /// Takes rows, several pieces in one while they are short.
+    pub(crate) fn take(&self) -> Option<Vec<u8>> {
+        let mut queue = self.shared.lock();
+        let mut rows = queue.pieces.pop_front()?;
+        while let Some(next) = queue.pieces.front()
+            && rows.len() + next.len() <= PIECE_BYTES
+        {
+            rows.extend_from_slice(next);
+            queue.pieces.pop_front();
+        }
+        queue.bytes -= rows.len();
+        if queue.blocked > 0 {
+            self.shared.changed.notify_all();
+        }
+        Some(rows)
+    }
+
+    /// Whether there is nothing to take.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shared.lock().pieces.is_empty()
+    }
+
+    /// If sinks wait for room: how many bytes wait to leave.
+    pub(crate) fn blocked_by(&self) -> Option<usize> {
+        let queue = self.shared.lock();
+        (queue.blocked > 0).then_some(queue.bytes)
+    }
+
+    /// The most bytes that ever waited.
+    pub(crate) fn peak_bytes(&self) -> usize {
+        self.shared.lock().peak_bytes
+    }
+}
+
+impl Drop for WaitingRows {
+    fn drop(&mut self) {
+        self.shared.lock().is_closed = true;
+        self.shared.changed.notify_all();
     }
 }
 
@@ -80,8 +191,10 @@ pub struct CollectWriter<F> {
     rows: Vec<u8>,
 }
 
-/// A piece is sent before it outgrows a frame. No row is longer.
+/// A piece is sent before it outgrows a frame, which has room for four.
 const PIECE_BYTES: usize = 256 * 1024;
+/// Rows are shorter.
+const MAX_ROW_BYTES: usize = 64 * 1024;
 
 impl<R, F> SinkWriter<R> for CollectWriter<F>
 where
@@ -95,48 +208,33 @@ where
         record: &R::Of<'_>,
     ) -> Result<(), ConnectorError> {
         (self.encode)(record, now, &mut self.rows);
-        match self.rows.len() > PIECE_BYTES {
-            true => self.send_waiting(),
+        match self.rows.len() > PIECE_BYTES - MAX_ROW_BYTES {
+            true => self.send(),
             false => Ok(()),
         }
     }
 
     fn end_batch(&mut self, _batch: BatchId) -> Result<(), ConnectorError> {
-        if self.rows.is_empty() {
-            return Ok(());
-        }
-        match self.outlet.queue.try_send(std::mem::take(&mut self.rows)) {
-            Ok(()) => {
-                self.outlet.waker.wake();
-                Ok(())
-            }
-            Err(TrySendError::Full(rows)) => {
-                self.rows = rows;
-                Ok(())
-            }
-            Err(TrySendError::Disconnected(_)) => Err(gone()),
-        }
+        self.send()
     }
 
     fn close(&mut self) -> Result<(), ConnectorError> {
-        self.send_waiting()
+        self.send()
     }
 }
 
 impl<F> CollectWriter<F> {
-    /// Sends what is there and waits for room: the control loop never waits for a core.
-    fn send_waiting(&mut self) -> Result<(), ConnectorError> {
-        if self.rows.is_empty() {
-            return Ok(());
+    fn send(&mut self) -> Result<(), ConnectorError> {
+        match self.rows.is_empty() {
+            true => Ok(()),
+            false => self.outlet.send(std::mem::take(&mut self.rows)),
         }
-        let rows = std::mem::take(&mut self.rows);
-        self.outlet.waker.wake();
-        self.outlet.queue.send(rows).map_err(|_| gone())?;
-        self.outlet.waker.wake();
-        Ok(())
     }
 }
 
 fn gone() -> ConnectorError {
     ConnectorError::Other("the control loop that takes results to the driver is gone".to_owned())
 }
+
+#[cfg(test)]
+mod tests;

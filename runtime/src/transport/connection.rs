@@ -23,6 +23,8 @@ const LAND_FROM: usize = 16 * 1024;
 
 /// With more sends than this waiting, a connection is congested.
 const MANY_WAITING: usize = 64;
+/// And with more bytes than this, without those of blocks.
+const MUCH_WAITING: usize = 1 << 20;
 
 /// Why a connection is no more.
 #[derive(Debug, thiserror::Error)]
@@ -253,7 +255,8 @@ impl Connection {
 
     /// Whether so much waits to be sent that what can wait should.
     pub fn is_congested(&self) -> bool {
-        self.outgoing.len() > MANY_WAITING
+        let bytes = self.outgoing.iter().map(|outgoing| outgoing.head.len()).sum::<usize>();
+        self.outgoing.len() > MANY_WAITING || bytes > MUCH_WAITING
     }
 
     /// Whether everything queued has been handed to the kernel.

@@ -13,6 +13,9 @@ use crate::wire::{
 /// Messages that a channel holds before its sender waits.
 const CHANNEL_CAPACITY: usize = 4096;
 
+/// With more messages than this in a channel, what can wait should.
+const MANY_WAITING: usize = 8;
+
 /// A message that one side of a control link sends.
 pub trait ControlMessage: Sized {
     /// The kind of its frames.
@@ -138,7 +141,7 @@ impl<O: ControlMessage, I: ControlMessage> Endpoint<O, I> {
     pub fn is_congested(&self) -> bool {
         match self {
             Endpoint::Stream(connection) => connection.is_congested(),
-            Endpoint::Local(link) => link.outgoing.len() > CHANNEL_CAPACITY / 2,
+            Endpoint::Local(link) => link.outgoing.len() > MANY_WAITING,
         }
     }
 

@@ -11,7 +11,7 @@ use drizzle_scheduler::{Incarnation, Term, WorkerId};
 use super::codec::{DecodeError, MAX_TEXT, Reader, Writer};
 use super::frame::{FrameKind, append_frame};
 use super::ids::MAX_WORKERS;
-use super::message::{FinalReport, Peer, ToDriver, ToWorker, WorkerStatus};
+use super::message::{FinalReport, MemoryPeaks, Peer, ToDriver, ToWorker, WorkerStatus};
 use super::orders::{read_driver_message, write_driver_message};
 use super::ranges::MAX_RANGES;
 use super::reports::{read_worker_message, write_worker_message};
@@ -177,27 +177,31 @@ fn read_to_driver(reader: &mut Reader<'_>) -> Result<ToDriver, DecodeError> {
 }
 
 fn write_status(writer: &mut Writer<'_>, status: &WorkerStatus) {
-    let WorkerStatus { completed, records, stalled } = status;
+    let WorkerStatus { completed, records, stalled, paused } = status;
     writer.u64(*completed);
     writer.u64(*records);
-    writer.flag(stalled.is_some());
-    if let Some(text) = stalled {
-        writer.text(text);
+    for text in [stalled, paused] {
+        writer.flag(text.is_some());
+        if let Some(text) = text {
+            writer.text(text);
+        }
     }
 }
 
 fn read_status(reader: &mut Reader<'_>) -> Result<WorkerStatus, DecodeError> {
     let completed = reader.u64("the last completed batch")?;
     let records = reader.u64("the number of records")?;
-    let stalled = match reader.flag("whether a worker is stalled")? {
-        true => Some(reader.text("what a worker waits for", MAX_TEXT)?),
-        false => None,
+    let mut text = |whether, what| match reader.flag(whether)? {
+        true => Ok(Some(reader.text(what, MAX_TEXT)?)),
+        false => Ok::<_, DecodeError>(None),
     };
-    Ok(WorkerStatus { completed, records, stalled })
+    let stalled = text("whether a worker is stalled", "what a worker waits for")?;
+    let paused = text("whether sources are paused", "why sources are paused")?;
+    Ok(WorkerStatus { completed, records, stalled, paused })
 }
 
 fn write_final_report(writer: &mut Writer<'_>, report: &FinalReport) {
-    let FinalReport { counters, control_cpu_ns, cores_cpu_ns } = report;
+    let FinalReport { counters, control_cpu_ns, cores_cpu_ns, memory } = report;
     writer.count(counters.len(), MAX_COUNTERS);
     for (name, value) in counters {
         writer.text(name);
@@ -205,6 +209,10 @@ fn write_final_report(writer: &mut Writer<'_>, report: &FinalReport) {
     }
     writer.u64(*control_cpu_ns);
     writer.u64(*cores_cpu_ns);
+    let MemoryPeaks { blocks_bytes, state_bytes, results_bytes } = memory;
+    for bytes in [blocks_bytes, state_bytes, results_bytes] {
+        writer.u64(*bytes);
+    }
 }
 
 fn read_final_report(reader: &mut Reader<'_>) -> Result<FinalReport, DecodeError> {
@@ -216,6 +224,11 @@ fn read_final_report(reader: &mut Reader<'_>) -> Result<FinalReport, DecodeError
         counters,
         control_cpu_ns: reader.u64("the control thread's time")?,
         cores_cpu_ns: reader.u64("the core threads' time")?,
+        memory: MemoryPeaks {
+            blocks_bytes: reader.u64("the memory of blocks")?,
+            state_bytes: reader.u64("the memory of open windows")?,
+            results_bytes: reader.u64("the memory of results")?,
+        },
     })
 }
 

@@ -71,6 +71,30 @@ pub struct WorkerStatus {
     pub records: u64,
     /// If nothing moves: which task waits for what.
     pub stalled: Option<String>,
+    /// If sources take nothing for want of memory: which ones, and what holds it.
+    pub paused: Option<String>,
+}
+
+/// The most bytes of memory that were taken at any time. Of several cores or workers the sum, although
+/// not all of them need have had their peak at the same time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryPeaks {
+    /// For blocks.
+    pub blocks_bytes: u64,
+    /// For open windows.
+    pub state_bytes: u64,
+    /// For results that waited to leave.
+    pub results_bytes: u64,
+}
+
+impl MemoryPeaks {
+    /// Adds those of others.
+    pub fn add(&mut self, others: &MemoryPeaks) {
+        let MemoryPeaks { blocks_bytes, state_bytes, results_bytes } = others;
+        self.blocks_bytes += blocks_bytes;
+        self.state_bytes += state_bytes;
+        self.results_bytes += results_bytes;
+    }
 }
 
 /// What a worker knows at the end.
@@ -82,6 +106,8 @@ pub struct FinalReport {
     pub control_cpu_ns: u64,
     /// CPU time of its core threads, in nanoseconds.
     pub cores_cpu_ns: u64,
+    /// The most memory that its cores took, summed over them.
+    pub memory: MemoryPeaks,
 }
 
 /// From the driver to a worker, on the control connection.

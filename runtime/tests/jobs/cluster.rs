@@ -10,8 +10,8 @@ use drizzle::dataflow::{Combine, Dataflow, DataflowOptions, Job, Owned, Tumbling
 use drizzle::host::{Cpus, Polling};
 use drizzle::io::{self, HostKind, IoKind};
 use drizzle::node::{
-    ClusterConfig, Collect, DriverConfig, Exposure, JobOptions, JobReport, JobSetup, NodeError,
-    Observer, Outlet, ProgressReport, StopFlag, WorkerConfig, run_local,
+    ClusterConfig, Collect, DriverConfig, Exposure, JobOptions, JobReport, JobSetup, Memory,
+    NodeError, Observer, Outlet, ProgressReport, StopFlag, WorkerConfig, run_local,
 };
 use drizzle::scheduler::plan::{Pacing, Prescheduling};
 
@@ -32,6 +32,7 @@ pub struct Case {
     pub partitions: u32,
     pub source: Readings,
     pub interval: Duration,
+    /// Of a core.
     pub memory: usize,
 }
 
@@ -97,7 +98,7 @@ impl Case {
         let options = JobOptions {
             prescheduling: self.prescheduling,
             ahead: AHEAD,
-            memory: self.memory,
+            memory: Memory::EachCore(self.memory),
             batch_bytes: 1 << 20,
             host: io::Choice::Exactly(HostKind::Plain),
             io: io::Choice::Exactly(IoKind::Epoll),

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod job;
+mod memory;
 
 use std::sync::Arc;
 
@@ -93,7 +94,7 @@ fn batches_of_any_size_change_no_result() {
 
 #[test]
 fn little_memory_changes_no_result() {
-    check(&Case { memory: 3 << 20, ..Case::new(2, 1, 7).not_combined() });
+    check(&Case { memory: 4 << 20, ..Case::new(2, 1, 7).not_combined() });
 }
 
 #[test]

@@ -422,7 +422,7 @@ impl Bench {
             stage,
             core,
             incarnation: Incarnation(1),
-            batch_bytes: self.batch_bytes,
+            combiner_bytes: 64 << 20,
         };
         let (store, stage_count) = (self.store, plan.stages.len());
         let own = self.cores.entry(core).or_insert_with(|| BenchCore {
@@ -433,8 +433,13 @@ impl Bench {
         if place.is_none() {
             *place = Some(self.job.open_stage(&context)?);
         }
-        let mut intake =
-            Intake { origin: Instant(0), inputs, ranges: Vec::new(), intake: batch.intake };
+        let mut intake = Intake {
+            origin: Instant(0),
+            inputs,
+            ranges: Vec::new(),
+            intake: batch.intake,
+            batch_bytes: self.batch_bytes,
+        };
         let mut output = Output {
             clock: &CoreClock::default(),
             placement: &self.placement,

@@ -494,6 +494,7 @@ impl<'a> DriverNode<'a> {
             }
             self.report.control_cpu_ns += report.control_cpu_ns;
             self.report.cores_cpu_ns += report.cores_cpu_ns;
+            self.report.memory.add(&report.memory);
         }
         self.report.control_cpu_ns += thread_cpu_ns() - self.cpu_before_ns;
         self.phase = Phase::Done;

@@ -8,6 +8,7 @@ use super::{DriverNode, Phase, ProgressReport};
 use crate::clock::monotonic_now;
 use crate::node::member::{Joining, Member};
 use crate::node::{GREETING_NS, HEARTBEAT_NS, JOINING_NS, NodeError, SILENCE_NS, STALL_NS};
+use crate::wire::WorkerStatus;
 
 /// So many workers are quoted when nothing moves.
 const MAX_SAID: usize = 3;
@@ -32,6 +33,7 @@ impl DriverNode<'_> {
         self.check_silence(now_ns, was_away)?;
         self.check_children()?;
         self.check_stall(now_ns);
+        self.check_pauses();
         if now_ns >= self.watch.next_progress_ns {
             self.show_progress(now_ns);
         }
@@ -97,14 +99,31 @@ impl DriverNode<'_> {
         }
     }
 
+    /// One line for each worker whose sources begin to take nothing for want of memory.
+    fn check_pauses(&mut self) {
+        for member in self.members.values_mut() {
+            let was_said =
+                std::mem::replace(&mut member.pause_said, member.status.paused.is_some());
+            if let Some(paused) = &member.status.paused
+                && !was_said
+            {
+                self.observer.notice(&format!("sources are paused: {paused}"));
+            }
+        }
+    }
+
     /// What the workers that are furthest behind say about it.
     fn what_waits(&self, completed: u64) -> String {
         let behind = self.at_work().filter(|member| member.status.completed == completed);
         let said: Vec<String> = behind
             .take(MAX_SAID)
-            .map(|member| match &member.status.stalled {
-                Some(said) => said.clone(),
-                None => format!("{} has not said why", member.name()),
+            .map(|member| {
+                let WorkerStatus { stalled, paused, .. } = &member.status;
+                let said = [stalled, paused].into_iter().flatten();
+                match said.cloned().collect::<Vec<String>>().join(", and ") {
+                    said if said.is_empty() => format!("{} has not said why", member.name()),
+                    said => said,
+                }
             })
             .collect();
         said.join("; ")

@@ -8,13 +8,14 @@ use drizzle_scheduler::{BatchId, CoreId, Incarnation, WorkerId};
 
 use super::{Identity, Peers, WorkerNode};
 use crate::core::{
-    ControlOutbox, Core, CoreClock, CoreCommand, CoreOutput, CoreParts, CoreStatus, LinkPlan,
-    owner_of,
+    ControlOutbox, Core, CoreClock, CoreCommand, CoreOptions, CoreOutput, CoreParts, CoreStatus,
+    LinkPlan, owner_of,
 };
 use crate::dataflow::Job;
 use crate::host::{self, CoreHandle, CoreLoop, CpuShare};
 use crate::io::{self, Chosen, Io, IoKind, Outbox, Waker, inbox};
-use crate::node::{JobOptions, JobSetup, NodeError, STALL_NS};
+use crate::node::memory::WorkerShares;
+use crate::node::{JobSetup, NodeError, STALL_NS, Size};
 use crate::transport::Mesh;
 use crate::wire::Peer;
 
@@ -31,16 +32,27 @@ const COMMAND_CAPACITY: usize = 4096;
 /// Outputs of all cores that wait for the control loop.
 const OUTPUT_CAPACITY: usize = 4096;
 
+/// What is around the cores of a worker.
+pub(super) struct Surroundings<'a> {
+    /// Data threads of all workers on this host.
+    pub(super) cores_on_host: u32,
+    /// All workers, this one among them.
+    pub(super) peers: &'a [Peer],
+    /// Connections to those in other processes.
+    pub(super) links: Vec<LinkPlan>,
+    /// What each core may take of the worker's memory.
+    pub(super) shares: WorkerShares,
+}
+
 impl Crew {
     pub(super) fn start(
         node: &mut WorkerNode<'_>,
         identity: &Identity,
         setup: JobSetup,
         chosen: &Chosen,
-        cores_on_host: u32,
-        peers: &[Peer],
-        links: Vec<LinkPlan>,
+        around: Surroundings<'_>,
     ) -> Result<Crew, NodeError> {
+        let Surroundings { cores_on_host, peers, links, shares } = around;
         let cores = node.config.cores;
         let mesh = match &node.peers {
             Peers::Threads(mesh) => mesh.clone(),
@@ -65,16 +77,18 @@ impl Crew {
             let (tell, waker) = bounded(1);
             let (give, commands) = bounded(1);
             let status = CoreStatus::default();
+            let links = links_of.remove(&number).unwrap_or_default();
             let seed = CoreSeed {
                 core: CoreId { worker: identity.worker, core: number },
                 incarnation: identity.incarnation,
                 cores,
                 job: job.clone(),
-                cores_in_job: peers.iter().map(|peer| usize::from(peer.cores)).sum(),
-                options: options.clone(),
+                options: options.core_options(
+                    shares.of_core(links.iter().map(|link| link.worker), options.batch_bytes),
+                ),
                 io: chosen.io,
                 mesh: mesh.clone(),
-                links: links_of.remove(&number).unwrap_or_default(),
+                links,
                 control: control.clone(),
                 status: status.clone(),
                 clock: CoreClock::new(node.offset.clone()),
@@ -141,6 +155,22 @@ impl Crew {
         })
     }
 
+    /// The core whose sources take nothing for want of memory for the longest time, if any has for too
+    /// long.
+    pub(super) fn paused(&self, worker: WorkerId, now_ns: u64) -> Option<String> {
+        let paused = self.statuses.iter().enumerate();
+        let paused = paused.filter_map(|(core, status)| Some((core, status.paused()?)));
+        let (core, paused) = paused.min_by_key(|(_, paused)| paused.since_ns)?;
+        let for_ns = now_ns.saturating_sub(paused.since_ns);
+        (for_ns > STALL_NS).then(|| {
+            let (seconds, held) = (for_ns as f64 / 1e9, Size(paused.held_bytes));
+            format!(
+                "{worker} core {core} has taken no input for {seconds:.1} s, because blocks that \
+                 nobody has folded yet hold {held} of its memory"
+            )
+        })
+    }
+
     pub(super) fn join(self) {
         for handle in self.handles {
             // A panic outside a task ends the process in the binary; in tests it shows here.
@@ -155,8 +185,7 @@ struct CoreSeed {
     incarnation: Incarnation,
     cores: u16,
     job: Arc<Job>,
-    cores_in_job: usize,
-    options: JobOptions,
+    options: CoreOptions,
     io: IoKind,
     mesh: Arc<Mesh>,
     links: Vec<LinkPlan>,
@@ -208,7 +237,7 @@ impl CoreSeed {
             control: self.control,
             status: self.status,
             clock: self.clock,
-            options: self.options.core_options(self.cores_in_job),
+            options: self.options,
         });
         core.map_err(|error| format!("cannot use a connection: {error}"))
     }

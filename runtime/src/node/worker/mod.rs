@@ -9,7 +9,6 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
 use drizzle_scheduler::{Incarnation, Term, WorkerId};
 
 use crate::clock::{ClockSample, DriverClock, monotonic_now};
@@ -17,11 +16,13 @@ use crate::core::{ClockOffset, LinkPlan};
 use crate::host::Cpus;
 use crate::io::{self, Capabilities, Chosen, Completion, Io, IoKind, choose};
 use crate::node::connect::{Exposure, Greetings, check_exposure, listen};
+use crate::node::memory::{Reach, WorkerShares};
+use crate::node::results::WaitingRows;
 use crate::node::{HEARTBEAT_NS, JobFactory, JobSetup, NodeError, Outlet, SILENCE_NS};
 use crate::transport::{Connection, Endpoint, Mesh};
 use crate::wire::{Peer, ToDriver, ToWorker, WorkerStatus};
 
-use crew::Crew;
+use crew::{Crew, Surroundings};
 use running::Running;
 
 /// The link of a worker to its driver.
@@ -150,7 +151,7 @@ impl<'a> WorkerNode<'a> {
         &mut self,
         identity: &Identity,
         arguments: &[String],
-    ) -> Result<(Crew, Receiver<Vec<u8>>), NodeError> {
+    ) -> Result<(Crew, WaitingRows), NodeError> {
         let (outlet, rows) = Outlet::new(self.io.waker());
         let (setup, chosen) = self.build(arguments, &outlet).map_err(NodeError::Setup)?;
         drop(outlet);
@@ -165,10 +166,29 @@ impl<'a> WorkerNode<'a> {
             other => return Err(ended_by(other)),
         };
         let links = self.connect(identity, &peers, listener)?;
-        let crew = Crew::start(self, identity, setup, &chosen, cores_on_host, &peers, links)?;
+        let shares = self.share_memory(&setup, identity.worker, &peers)?;
+        rows.limit(shares.results_bytes());
+        let around = Surroundings { cores_on_host, peers: &peers, links, shares };
+        let crew = Crew::start(self, identity, setup, &chosen, around)?;
         self.settle_clock()?;
         self.send(ToDriver::Ready)?;
         Ok((crew, rows))
+    }
+
+    /// What each core may take of the worker's memory.
+    fn share_memory(
+        &self,
+        setup: &JobSetup,
+        worker: WorkerId,
+        peers: &[Peer],
+    ) -> Result<WorkerShares, NodeError> {
+        let reach = match self.peers {
+            Peers::Threads(_) => Reach::OneProcess,
+            Peers::Processes => Reach::ManyProcesses,
+        };
+        let shares =
+            WorkerShares::new(setup.options.memory, setup.job.plan(), worker, peers, reach);
+        shares.map_err(|error| NodeError::Setup(error.to_string()))
     }
 
     /// Tells the driver why this worker ends, if it is still there and does not know.

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use crossbeam_channel::Receiver;
 use drizzle_scheduler::bugs::Bugs;
 use drizzle_scheduler::local::Retention;
 use drizzle_scheduler::worker::{Worker, WorkerAction, WorkerEvent};
@@ -13,14 +12,15 @@ use super::crew::Crew;
 use super::{Identity, WorkerNode, ended_by};
 use crate::clock::{monotonic_now, thread_cpu_ns};
 use crate::core::{CoreCommand, CoreOutput};
-use crate::node::{HEARTBEAT_NS, NodeError, STALL_NS};
-use crate::wire::{FinalReport, ToDriver, ToWorker, WorkerStatus};
+use crate::node::results::WaitingRows;
+use crate::node::{HEARTBEAT_NS, NodeError, STALL_NS, Size};
+use crate::wire::{FinalReport, MemoryPeaks, ToDriver, ToWorker, WorkerStatus};
 
 /// A worker whose cores run.
 pub(super) struct Running<'a> {
     node: WorkerNode<'a>,
     crew: Crew,
-    rows: Receiver<Vec<u8>>,
+    rows: WaitingRows,
     finish: Finish,
     /// CPU time that the thread had used when the job began.
     cpu_before_ns: u64,
@@ -47,7 +47,7 @@ struct StallWatch {
 }
 
 impl<'a> Running<'a> {
-    pub(super) fn new(node: WorkerNode<'a>, crew: Crew, rows: Receiver<Vec<u8>>) -> Running<'a> {
+    pub(super) fn new(node: WorkerNode<'a>, crew: Crew, rows: WaitingRows) -> Running<'a> {
         let cpu_before_ns = thread_cpu_ns();
         Running { node, crew, rows, finish: Finish::No, cpu_before_ns }
     }
@@ -98,8 +98,14 @@ impl<'a> Running<'a> {
                 self.hear(message, scheduler, &mut actions)?;
             }
             self.perform(&mut actions)?;
-            if self.crew.outputs.is_empty() && self.rows.is_empty() {
-                self.node.park(u64::MAX);
+            if !self.crew.outputs.is_empty() {
+                continue;
+            }
+            match (self.rows.is_empty(), self.node.link.is_congested()) {
+                (true, _) => self.node.park(u64::MAX),
+                // A thread that takes from a channel wakes nobody.
+                (false, true) => self.node.park(monotonic_now() + 1_000_000),
+                (false, false) => {}
             }
         }
     }
@@ -160,8 +166,8 @@ impl<'a> Running<'a> {
                     self.node.send(ToDriver::PeerLost { worker, reason })?;
                 }
                 CoreOutput::Failed { reason } => self.node.send(ToDriver::Failed { reason })?,
-                CoreOutput::Finished { counters, cpu_ns } => {
-                    self.core_finished(counters, cpu_ns)?;
+                CoreOutput::Finished { counters, cpu_ns, memory } => {
+                    self.core_finished(counters, cpu_ns, &memory)?;
                 }
             }
         }
@@ -172,10 +178,12 @@ impl<'a> Running<'a> {
         &mut self,
         counters: BTreeMap<String, u64>,
         cpu_ns: u64,
+        memory: &MemoryPeaks,
     ) -> Result<(), NodeError> {
         self.send_rows()?;
         let Finish::Collecting { cores_left, report } = &mut self.finish else { return Ok(()) };
         report.cores_cpu_ns += cpu_ns;
+        report.memory.add(memory);
         for (name, count) in counters {
             match report.counters.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, total)) => *total += count,
@@ -187,6 +195,7 @@ impl<'a> Running<'a> {
             return Ok(());
         }
         report.control_cpu_ns = thread_cpu_ns() - self.cpu_before_ns;
+        report.memory.results_bytes = self.rows.peak_bytes() as u64;
         let report = std::mem::take(report);
         self.finish = Finish::Done;
         self.node.send(ToDriver::Finished(report))
@@ -195,7 +204,7 @@ impl<'a> Running<'a> {
     fn send_rows(&mut self) -> Result<(), NodeError> {
         // A driver that is slow to read makes the sinks keep their rows.
         while !self.node.link.is_congested()
-            && let Ok(rows) = self.rows.try_recv()
+            && let Some(rows) = self.rows.take()
         {
             self.node.send(ToDriver::Results { rows })?;
         }
@@ -220,10 +229,15 @@ impl<'a> Running<'a> {
             self.crew.tell_all(|| CoreCommand::Explain)?;
         }
         let stuck = self.crew.stuck(worker, now).filter(|_| stalled);
+        let stuck = stuck.map(|text| match self.rows.blocked_by() {
+            Some(bytes) => format!("{text}, {} of results wait for the driver", Size(bytes)),
+            None => text,
+        });
         Ok(WorkerStatus {
             completed: completed.0,
             records: self.crew.records(),
             stalled: stuck.or_else(|| watch.answer.clone()),
+            paused: self.crew.paused(worker, now),
         })
     }
 }

@@ -15,7 +15,9 @@ use expect_test::{Expect, expect};
 
 use super::Message;
 use crate::wire::frame::HEADER_LEN;
-use crate::wire::message::{DataHead, FinalReport, Peer, ToDriver, ToWorker, WorkerStatus};
+use crate::wire::message::{
+    DataHead, FinalReport, MemoryPeaks, Peer, ToDriver, ToWorker, WorkerStatus,
+};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -57,7 +59,7 @@ fn joining_has_these_bytes() {
     driver(
         ToDriver::Hello { cores: 0x0102, process: 0x0304_0506 },
         &expect![[r#"
-            44525a4c 0300 0100 07000000 00000000 4a085f41 00000000
+            44525a4c 0400 0100 07000000 00000000 ec75cb60 00000000
             01020106 050403
         "#]],
     );
@@ -69,7 +71,7 @@ fn joining_has_these_bytes() {
             runtime: "plain".to_owned(),
         },
         &expect![[r#"
-            44525a4c 0300 0100 19000000 00000000 34e31e3d 00000000
+            44525a4c 0400 0100 19000000 00000000 b85afcca 00000000
             02080706 05040302 01047f00 00013412 05000000 706c6169 6e
         "#]],
     );
@@ -77,7 +79,7 @@ fn joining_has_these_bytes() {
     driver(
         ToDriver::Joined { fingerprint: 1, data_address, runtime: String::new() },
         &expect![[r#"
-            44525a4c 0300 0100 28000000 00000000 01af057b 00000000
+            44525a4c 0400 0100 28000000 00000000 44fb3908 00000000
             02010000 00000000 0006fe80 00000000 00000000 00000000 00013412 00000000
             05000000 00000000
         "#]],
@@ -85,14 +87,14 @@ fn joining_has_these_bytes() {
     driver(
         ToDriver::CannotJoin { reason: "no file".into() },
         &expect![[r#"
-            44525a4c 0300 0100 0c000000 00000000 3509cc6c 00000000
+            44525a4c 0400 0100 0c000000 00000000 8cdf1745 00000000
             03070000 006e6f20 66696c65
         "#]],
     );
     driver(
         ToDriver::Ready,
         &expect![[r#"
-            44525a4c 0300 0100 01000000 00000000 8cf37df9 00000000
+            44525a4c 0400 0100 01000000 00000000 b75a436b 00000000
             04
         "#]],
     );
@@ -100,52 +102,55 @@ fn joining_has_these_bytes() {
 
 #[test]
 fn what_a_worker_says_while_it_works_has_these_bytes() {
-    let status = WorkerStatus { completed: 2, records: 3, stalled: None };
+    let status = WorkerStatus { completed: 2, records: 3, ..WorkerStatus::default() };
     driver(
         ToDriver::Heartbeat { sent_ns: 1, status },
         &expect![[r#"
-            44525a4c 0300 0100 1a000000 00000000 e3692168 00000000
-            06010000 00000000 00020000 00000000 00030000 00000000 0000
+            44525a4c 0400 0100 1b000000 00000000 8fb94961 00000000
+            06010000 00000000 00020000 00000000 00030000 00000000 000000
         "#]],
     );
-    let status = WorkerStatus { completed: 2, records: 3, stalled: Some("batch 3".into()) };
+    let (stalled, paused) = (Some("batch 3".into()), Some("full".into()));
+    let status = WorkerStatus { completed: 2, records: 3, stalled, paused };
     driver(
         ToDriver::Heartbeat { sent_ns: 1, status },
         &expect![[r#"
-            44525a4c 0300 0100 25000000 00000000 0ae8de87 00000000
+            44525a4c 0400 0100 2e000000 00000000 a5ae6d0e 00000000
             06010000 00000000 00020000 00000000 00030000 00000000 00010700 00006261
-            74636820 33
+            74636820 33010400 00006675 6c6c
         "#]],
     );
     driver(
         ToDriver::Results { rows: b"rows".to_vec() },
         &expect![[r#"
-            44525a4c 0300 0100 09000000 00000000 22525320 00000000
+            44525a4c 0400 0100 09000000 00000000 a1236403 00000000
             07040000 00726f77 73
         "#]],
     );
     driver(
         ToDriver::PeerLost { worker: WorkerId(1), reason: "reset".into() },
         &expect![[r#"
-            44525a4c 0300 0100 0e000000 00000000 894ef2d0 00000000
+            44525a4c 0400 0100 0e000000 00000000 a4d2bb10 00000000
             08010000 00050000 00726573 6574
         "#]],
     );
     driver(
         ToDriver::Failed { reason: "panicked".into() },
         &expect![[r#"
-            44525a4c 0300 0100 0d000000 00000000 5364e11f 00000000
+            44525a4c 0400 0100 0d000000 00000000 80166fd5 00000000
             09080000 0070616e 69636b65 64
         "#]],
     );
     let counters = vec![("lines".into(), 1), ("bad".into(), 2)];
-    let report = FinalReport { counters, control_cpu_ns: 3, cores_cpu_ns: 4 };
+    let memory = MemoryPeaks { blocks_bytes: 5, state_bytes: 6, results_bytes: 7 };
+    let report = FinalReport { counters, control_cpu_ns: 3, cores_cpu_ns: 4, memory };
     driver(
         ToDriver::Finished(report),
         &expect![[r#"
-            44525a4c 0300 0100 35000000 00000000 78c4d60f 00000000
+            44525a4c 0400 0100 4d000000 00000000 60338ee8 00000000
             0a020000 00050000 006c696e 65730100 00000000 00000300 00006261 64020000
-            00000000 00030000 00000000 00040000 00000000 00
+            00000000 00030000 00000000 00040000 00000000 00050000 00000000 00060000
+            00000000 00070000 00000000 00
         "#]],
     );
 }
@@ -157,7 +162,7 @@ fn welcoming_has_these_bytes() {
     worker(
         ToWorker::Welcome { term, worker: WorkerId(2), incarnation, arguments },
         &expect![[r#"
-            44525a4c 0300 0200 2e000000 00000000 833d5571 00000000
+            44525a4c 0400 0200 2e000000 00000000 5cbe2875 00000000
             40010000 00000000 00020000 00030000 00000000 00030000 00030000 00797362
             06000000 2d2d7261 74650000 0000
         "#]],
@@ -165,7 +170,7 @@ fn welcoming_has_these_bytes() {
     worker(
         ToWorker::Refused { reason: "full".into() },
         &expect![[r#"
-            44525a4c 0300 0200 09000000 00000000 4220cf41 00000000
+            44525a4c 0400 0200 09000000 00000000 c151f862 00000000
             41040000 0066756c 6c
         "#]],
     );
@@ -179,7 +184,7 @@ fn welcoming_has_these_bytes() {
     worker(
         ToWorker::Peers { cores_on_host: 4, peers },
         &expect![[r#"
-            44525a4c 0300 0200 47000000 00000000 5837d707 00000000
+            44525a4c 0400 0200 47000000 00000000 ccf6bbf9 00000000
             42040000 00020000 00000000 00020000 00000000 00030004 0a000001 00010100
             00000200 00000000 00000300 06000000 00000000 00000000 00000000 01010000
             00000000 000000
@@ -192,21 +197,21 @@ fn what_else_the_driver_says_has_these_bytes() {
     worker(
         ToWorker::HeartbeatAnswer { sent_ns: 1, driver_ns: 2 },
         &expect![[r#"
-            44525a4c 0300 0200 11000000 00000000 2285ca63 00000000
+            44525a4c 0400 0200 11000000 00000000 3b1911af 00000000
             44010000 00000000 00020000 00000000 00
         "#]],
     );
     worker(
         ToWorker::Finish,
         &expect![[r#"
-            44525a4c 0300 0200 01000000 00000000 810313f6 00000000
+            44525a4c 0400 0200 01000000 00000000 baaa2d64 00000000
             45
         "#]],
     );
     worker(
         ToWorker::Abort { reason: "why".into() },
         &expect![[r#"
-            44525a4c 0300 0200 08000000 00000000 09a885f8 00000000
+            44525a4c 0400 0200 08000000 00000000 3a6e4e7c 00000000
             46030000 00776879
         "#]],
     );
@@ -218,7 +223,7 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::Hello { worker: WorkerId(1), incarnation, to: WorkerId(3) },
         &expect![[r#"
-            44525a4c 0300 0300 11000000 00000000 e0f54112 00000000
+            44525a4c 0400 0300 11000000 00000000 f9699ade 00000000
             80010000 00020000 00000000 00030000 00
         "#]],
     );
@@ -226,7 +231,7 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::Completed { from: core(1, 2), to_core: 3, batch },
         &expect![[r#"
-            44525a4c 0300 0300 11000000 00000000 14bca1b6 00000000
+            44525a4c 0400 0300 11000000 00000000 0d207a7a 00000000
             82010000 00020003 00040000 00000000 00
         "#]],
     );
@@ -236,7 +241,7 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::Ranges { to_core: 3, ranges: vec![taken] },
         &expect![[r#"
-            44525a4c 0300 0300 2e000000 00000000 9dba6bcb 00000000
+            44525a4c 0400 0300 2e000000 00000000 423916cf 00000000
             83030001 00000004 00000000 00000005 00060000 00070000 00000000 00080000
             00000000 00010900 00000000 0000
         "#]],
@@ -271,7 +276,7 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::Blocks { header: BundleHeader::new(vec![(11, header), (13, nothing)]) },
         &expect![[r#"
-            44525a4c 0300 0300 62000000 38000000 0c43f188 00000000
+            44525a4c 0400 0300 62000000 38000000 eab6c529 00000000
             81447a42 6b020001 00201108 00610000 00010000 00000000 00020000 00000000
             00060000 00000000 000a0000 00000000 00030000 00040000 00050007 00180000
             00020000 00010801 00000b01 0901000d 010c0100 01023800 00000403 0201f811

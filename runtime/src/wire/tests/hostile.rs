@@ -6,7 +6,9 @@ use proptest::sample::Index;
 
 use super::{Message, frames_of, samples};
 use crate::wire::codec::Writer;
-use crate::wire::frame::{FrameDecoder, FrameError, HEADER_LEN, MAX_BODY, MAX_HEAD, append_frame};
+use crate::wire::frame::{
+    FrameDecoder, FrameError, HEADER_LEN, MAX_BODY, MAX_HEAD, WIRE_VERSION, append_frame,
+};
 use crate::wire::{DecodeError, Frame, FrameKind, decode_data, decode_to_driver, decode_to_worker};
 
 /// Whatever these bytes are, reading them as any family ends well. How many families took them?
@@ -404,7 +406,7 @@ fn a_bad_header_is_refused_with_a_sentence() {
         ),
         (
             patched(FrameKind::ToDriver, 4, &[2, 0]),
-            "peer speaks wire version 2, this binary speaks 3: run the same binary on every node",
+            "peer speaks wire version 2, this binary speaks 4: run the same binary on every node",
         ),
         (patched(FrameKind::ToDriver, 6, &[9, 0]), "peer sent a frame of the unknown kind 9"),
         (
@@ -421,7 +423,7 @@ fn a_bad_header_is_refused_with_a_sentence() {
         ),
         (
             patched(FrameKind::ToDriver, 20, &[1]),
-            "peer sent a frame with 0x00000001 where version 3 has 0",
+            "peer sent a frame with 0x00000001 where version 4 has 0",
         ),
     ];
     for (error, sentence) in cases {
@@ -438,5 +440,5 @@ fn the_first_bytes_are_enough_to_refuse_a_stranger() {
     assert_eq!(decoder.next_frame(), Err(FrameError::Magic { found: *b"SSH-" }));
     let mut decoder = FrameDecoder::new();
     decoder.push(b"DRZL\x07\x00");
-    assert_eq!(decoder.next_frame(), Err(FrameError::Version { peer: 7, own: 3 }));
+    assert_eq!(decoder.next_frame(), Err(FrameError::Version { peer: 7, own: WIRE_VERSION }));
 }

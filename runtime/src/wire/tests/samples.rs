@@ -12,7 +12,9 @@ use proptest::prelude::*;
 
 use super::Message;
 use super::scheduling::{batch, content, core, incarnation, order, range, report, taken, worker};
-use crate::wire::message::{DataHead, FinalReport, Peer, ToDriver, ToWorker, WorkerStatus};
+use crate::wire::message::{
+    DataHead, FinalReport, MemoryPeaks, Peer, ToDriver, ToWorker, WorkerStatus,
+};
 
 pub(super) fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
@@ -86,16 +88,22 @@ fn worker_message() -> impl Strategy<Value = WorkerMessage> {
 }
 
 fn status() -> impl Strategy<Value = WorkerStatus> {
-    (any::<u64>(), any::<u64>(), option::of(text()))
-        .prop_map(|(completed, records, stalled)| WorkerStatus { completed, records, stalled })
+    (any::<u64>(), any::<u64>(), option::of(text()), option::of(text())).prop_map(
+        |(completed, records, stalled, paused)| WorkerStatus {
+            completed,
+            records,
+            stalled,
+            paused,
+        },
+    )
 }
 
 fn final_report() -> impl Strategy<Value = FinalReport> {
-    (vec((text(), any::<u64>()), 0..5), any::<u64>(), any::<u64>()).prop_map(
-        |(counters, control_cpu_ns, cores_cpu_ns)| FinalReport {
-            counters,
-            control_cpu_ns,
-            cores_cpu_ns,
+    (vec((text(), any::<u64>()), 0..5), any::<(u64, u64)>(), any::<[u64; 3]>()).prop_map(
+        |(counters, (control_cpu_ns, cores_cpu_ns), memory)| {
+            let [blocks_bytes, state_bytes, results_bytes] = memory;
+            let memory = MemoryPeaks { blocks_bytes, state_bytes, results_bytes };
+            FinalReport { counters, control_cpu_ns, cores_cpu_ns, memory }
         },
     )
 }

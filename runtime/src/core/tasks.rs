@@ -1,0 +1,106 @@
+//! Running a task: whether there is memory for it, what it has at hand, and what it leaves.
+
+use drizzle_scheduler::Instant;
+use drizzle_scheduler::local::Run;
+use drizzle_scheduler::message::Purpose;
+
+use super::{Core, Running, boundary};
+use crate::connectors::ConnectorError;
+use crate::dataflow::stage::{Intake, IntakeState, Output, Stage, StageContext};
+use crate::node::Size;
+
+impl Core {
+    /// What to run now: what has waited for memory and need not any more, or what is ready.
+    pub(super) fn next_run(&mut self, now: Instant) -> Option<Run> {
+        if let Some(oldest) = self.postponed.front()
+            && !self.memory.must_wait(oldest)
+        {
+            return self.postponed.pop_front();
+        }
+        while let Some(run) = self.scheduler.next(now) {
+            if !self.memory.must_wait(&run) {
+                return Some(run);
+            }
+            let place = self.postponed.partition_point(|other| other.batch <= run.batch);
+            self.postponed.insert(place, run);
+        }
+        None
+    }
+
+    pub(super) fn execute(&mut self, run: &Run, began: u64) -> Result<(), String> {
+        let plan = self.context.plan.clone();
+        let name = &plan.stage(run.stage).name;
+        let failed = |reason: String| format!("stage {name:?} failed in {}: {reason}", run.batch);
+        boundary::run(|| self.open(run)).map_err(failed)?;
+        let placement = self.scheduler.placements().at(run.batch);
+        let placement = placement.expect("a batch that runs is placed").clone();
+        let is_source = plan.is_source(run.stage);
+        let (intake, batch_bytes) = match is_source {
+            true => self.intake(run, began),
+            false => (IntakeState::Paused, 0),
+        };
+        let stage = self.stages[run.stage.index()].as_mut().expect("it was opened");
+        let inputs = self.inputs.of(run.batch, run.stage);
+        let ranges = std::mem::take(&mut self.ranges);
+        let mut intake = Intake { origin: self.origin, inputs, ranges, intake, batch_bytes };
+        let mut output = Output {
+            clock: &self.clock,
+            placement: &placement,
+            store: &mut self.memory.written,
+            outgoing: &mut self.outgoing,
+        };
+        self.status.begin_run(Running { batch: run.batch, stage: run.stage, since_ns: began });
+        let result = boundary::run(|| stage.run(run, &mut intake, &mut output));
+        self.status.end_run();
+        self.ranges = intake.ranges;
+        let records = self.stages.iter().flatten().map(|stage| stage.records()).sum();
+        self.status.set_records(records);
+        let result = result.and_then(|()| self.account(run));
+        result.map_err(failed)
+    }
+
+    /// Whether source tasks may take input, and how much.
+    fn intake(&self, run: &Run, now_ns: u64) -> (IntakeState, u64) {
+        let (state, batch_bytes) = self.memory.intake();
+        match state {
+            IntakeState::Paused if run.purpose == Purpose::Process => {
+                self.status.pause(now_ns, self.memory.held_bytes());
+            }
+            IntakeState::Paused | IntakeState::Open => self.status.resume(),
+        }
+        (state, batch_bytes)
+    }
+
+    /// What a run has left in memory, and whether there is room for that.
+    fn account(&mut self, run: &Run) -> Result<(), String> {
+        if self.context.plan.is_source(run.stage) {
+            self.memory.source_wrote(&self.outgoing);
+        }
+        let wrote = self.memory.wrote(self.core.worker, run, &self.outgoing);
+        wrote.map_err(|error| error.to_string())?;
+        let kept = self.stage_of(run).state_bytes();
+        self.state_bytes[run.stage.index()] = kept;
+        if !self.memory.is_state_too_large(self.state_bytes.iter().sum()) {
+            return Ok(());
+        }
+        let (kept, limit) = (Size(kept), Size(self.memory.options().state_bytes));
+        Err(format!(
+            "its open windows take {kept} on this core, where all keyed state may take {limit}: \
+             give the worker more memory or the job shorter windows or fewer keys"
+        ))
+    }
+
+    fn stage_of(&mut self, run: &Run) -> &mut dyn Stage {
+        let stage = self.stages[run.stage.index()].as_mut();
+        &mut **stage.expect("it was opened before it ran")
+    }
+
+    fn open(&mut self, run: &Run) -> Result<(), ConnectorError> {
+        let stage = &mut self.stages[run.stage.index()];
+        if stage.is_none() {
+            let context = StageContext { stage: run.stage, ..self.context.clone() };
+            *stage = Some(self.job.open_stage(&context)?);
+        }
+        Ok(())
+    }
+}
