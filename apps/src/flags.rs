@@ -64,6 +64,14 @@ impl HostFlag {
         }
     }
 
+    /// What it is once it was chosen.
+    pub(crate) fn chosen(self) -> HostKind {
+        match self {
+            HostFlag::Glommio => HostKind::Glommio,
+            HostFlag::Auto | HostFlag::Plain => HostKind::Plain,
+        }
+    }
+
     pub(crate) fn exactly(host: HostKind) -> HostFlag {
         match host {
             HostKind::Glommio => HostFlag::Glommio,
@@ -89,6 +97,14 @@ impl IoFlag {
             IoFlag::Auto => Choice::Auto,
             IoFlag::Uring => Choice::Exactly(IoKind::Uring),
             IoFlag::Epoll => Choice::Exactly(IoKind::Epoll),
+        }
+    }
+
+    /// What it is once it was chosen.
+    pub(crate) fn chosen(self) -> IoKind {
+        match self {
+            IoFlag::Uring => IoKind::Uring,
+            IoFlag::Auto | IoFlag::Epoll => IoKind::Epoll,
         }
     }
 

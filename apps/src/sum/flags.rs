@@ -42,6 +42,10 @@ pub(super) struct LocalFlags {
     /// Run each worker as a process of its own, over loopback TCP, instead of as threads.
     #[arg(long)]
     pub(super) processes: bool,
+    /// Run light workers: each is a whole worker, but they share so many threads of this process.
+    #[arg(long, value_name = "THREADS", conflicts_with = "processes",
+        value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) light: Option<u16>,
     #[command(flatten)]
     pub(super) job: JobFlags,
 }
@@ -93,7 +97,7 @@ pub enum Stages {
 /// Batches that a source may run ahead of the slowest core.
 const AHEAD: u64 = 32;
 /// Bytes of memory for each core: blocks are small, and cores may be many.
-const MEMORY: usize = 16 << 20;
+const MEMORY: usize = 64 << 20;
 /// Bytes of input that a core takes for a batch; a task takes one offset whatever this says.
 const BATCH_BYTES: u64 = 1 << 20;
 /// Said of batches that do not wait for their time.

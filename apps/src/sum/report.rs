@@ -19,6 +19,8 @@ use crate::flags::ClusterFlags;
 pub(super) struct Report {
     flags: JobFlags,
     group_size: u64,
+    /// Threads that light workers shared.
+    light: Option<u16>,
     job: JobReport,
     tally: Tally,
     /// All that was taken was summed, each once, and nothing that should be was left.
@@ -29,6 +31,7 @@ impl Report {
     /// Judges a run.
     pub(super) fn new(
         cluster: &ClusterFlags,
+        light: Option<u16>,
         flags: &JobFlags,
         job: JobReport,
         tally: &Tally,
@@ -44,6 +47,7 @@ impl Report {
         Report {
             flags: flags.clone(),
             group_size: cluster.group_size,
+            light,
             job,
             tally: *tally,
             verified: complete && equal,
@@ -75,6 +79,7 @@ impl Report {
         json!({
             "stages": self.stages(),
             "workers": self.job.workers,
+            "light": self.light,
             "cores": self.job.cores,
             "tasks": numbers.tasks,
             "numbers": numbers.count,
@@ -135,12 +140,13 @@ impl fmt::Display for Report {
         let runtimes: Vec<&str> = self.job.runtimes.iter().map(String::as_str).collect();
         writeln!(
             out,
-            "{:<20}{}, {} polling, {} workers, {} cores",
+            "{:<20}{}, {} polling, {} workers, {} cores{}",
             "runtime",
             runtimes.join(" and "),
             self.flags.polling(),
             self.job.workers,
             self.job.cores,
+            self.light.map_or_else(String::new, |threads| format!(", light on {threads} threads")),
         )?;
         let stopped = if self.job.stopped { ", stopped at a cut" } else { "" };
         let Tally { rows, digest, .. } = self.tally;

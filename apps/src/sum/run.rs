@@ -1,14 +1,14 @@
 //! How the micro-benchmark is started, as a local cluster or a worker of one.
 
 use std::net::SocketAddr;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
 use drizzle::host::Cpus;
 use drizzle::node::{
-    self, ClusterConfig, DriverConfig, Exposure, JobFactory, JobSetup, NodeError, Observer, Outlet,
-    ProgressReport, WorkerConfig,
+    self, ClusterConfig, DriverConfig, Exposure, JobFactory, JobSetup, LightThreads, LocalWorkers,
+    NodeError, Observer, Outlet, ProgressReport, WorkerConfig,
 };
 
 use super::flags::{JobFlags, LocalFlags, Node, SumArguments};
@@ -28,15 +28,26 @@ pub fn main(arguments: SumArguments) -> ExitCode {
 
 /// A driver and its workers on this host.
 fn local(flags: LocalFlags) -> Result<ExitCode, Failure> {
-    let LocalFlags { cluster, processes, job: mut flags } = flags;
+    let LocalFlags { cluster, processes, light, job: mut flags } = flags;
     let cpus = Cpus::available();
     flags.check()?;
     let cores = cluster.workers as usize * usize::from(cluster.cores);
-    let runtime = choose_runtime(&mut flags.host, &mut flags.io, cores)?;
+    // Light workers share the executors and rings of their threads.
+    let threads = light.map_or(cores, usize::from);
+    let runtime = choose_runtime(&mut flags.host, &mut flags.io, threads)?;
     let stop = node::stop_on_signals().context("cannot catch signals")?;
     let worker_cores = cluster.cores;
     let command = move |address: SocketAddr| worker_command("sum", address, worker_cores);
-    let processes = processes.then(|| Box::new(command) as Box<dyn Fn(SocketAddr) -> Command>);
+    let workers = match (light, processes) {
+        (Some(threads), _) => LocalWorkers::Light(LightThreads {
+            threads,
+            host: flags.host.chosen(),
+            io: flags.io.chosen(),
+            polling: flags.polling(),
+        }),
+        (None, true) => LocalWorkers::Processes(Box::new(command)),
+        (None, false) => LocalWorkers::Threads,
+    };
     let config = ClusterConfig {
         driver: DriverConfig {
             workers: cluster.workers,
@@ -47,13 +58,13 @@ fn local(flags: LocalFlags) -> Result<ExitCode, Failure> {
             arguments: to_arguments(&flags)?,
         },
         worker: worker_config(cluster.cores, cpus),
-        processes,
+        workers,
     };
     let job = job(&flags, &Outlet::nowhere())?;
     eprintln!("runtime: {runtime}");
     let mut watcher = Watcher::default();
     let report = node::run_local(&config, &job, &mut watcher, &stop)?;
-    let report = Report::new(&cluster, &flags, report, &watcher.tally);
+    let report = Report::new(&cluster, light, &flags, report, &watcher.tally);
     print!("{report}");
     if let Some(path) = &cluster.report {
         report.write(path)?;

@@ -2,14 +2,14 @@
 
 use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use drizzle::host::Cpus;
 use drizzle::node::{
-    self, ClusterConfig, DriverConfig, Exposure, JobFactory, JobReport, JobSetup, NodeError,
-    Observer, Outlet, ProgressReport, Reach, StopFlag, WorkerConfig,
+    self, ClusterConfig, DriverConfig, Exposure, JobFactory, JobReport, JobSetup, LocalWorkers,
+    NodeError, Observer, Outlet, ProgressReport, Reach, StopFlag, WorkerConfig,
 };
 
 use super::flags::{DriverFlags, JobFlags, LocalFlags, Node, YsbArguments};
@@ -45,8 +45,11 @@ fn local(flags: LocalFlags) -> Result<ExitCode, Failure> {
     let reach = if processes { Reach::ManyProcesses } else { Reach::OneProcess };
     run_as_driver(&cluster, &flags, reach, &cpus, &memory, |driver, job, observer, stop| {
         eprintln!("runtime: {runtime}");
-        let processes = processes.then(|| Box::new(command) as Box<dyn Fn(SocketAddr) -> Command>);
-        let config = ClusterConfig { driver, worker, processes };
+        let workers = match processes {
+            true => LocalWorkers::Processes(Box::new(command)),
+            false => LocalWorkers::Threads,
+        };
+        let config = ClusterConfig { driver, worker, workers };
         node::run_local(&config, job, observer, stop)
     })
 }

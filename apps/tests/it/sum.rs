@@ -47,3 +47,25 @@ fn sums_depend_on_nothing_but_the_numbers() {
     assert_eq!(digest("digest-four", "--workers 4 --group-size 7"), one);
     assert_eq!(digest("digest-paced", "--workers 2 --interval 1ms"), one);
 }
+
+#[test]
+fn a_hundred_and_twenty_eight_light_workers_are_verified() {
+    let job = "--workers 128 --light 2 --tasks 512 --batches 20 --numbers 50";
+    for stages in [1, 2] {
+        let report = verified(&format!("light-{stages}"), &format!("{job} --stages {stages}"));
+        assert_eq!((&report["workers"], &report["cores"]), (&128.into(), &128.into()));
+    }
+}
+
+#[test]
+fn light_workers_have_the_sums_of_others() {
+    let digest = |name: &str, flags: &str| {
+        let flags = format!("--stages 2 --tasks 20 --batches 30 --numbers 100 {flags}");
+        verified(name, &flags)["digest"].clone()
+    };
+    let others = digest("light-none", "--workers 2");
+    assert_eq!(digest("light-one", "--workers 7 --light 1 --group-size 7"), others);
+    assert_eq!(digest("light-paced", "--workers 9 --light 2 --interval 1ms"), others);
+    let central = "--workers 9 --light 2 --group-size 1 --no-prescheduling --io epoll";
+    assert_eq!(digest("light-central", central), others);
+}

@@ -19,18 +19,20 @@ use std::thread::{self, JoinHandle};
 use core_affinity::CoreId;
 
 pub use crate::io::HostKind;
-use crate::io::{Io, set_timer_slack};
+use crate::io::{Io, IoKind, set_timer_slack};
 
 mod glommio;
 mod pacer;
 mod plain;
 mod runner;
+mod shared;
 mod statistics;
 
 #[cfg(all(test, not(loom)))]
 mod tests;
 
 pub use pacer::{Next, Pacer};
+pub use shared::{Neighbours, SharedLoop};
 use statistics::Counters;
 pub use statistics::HostStatistics;
 
@@ -186,6 +188,23 @@ where
         Ok(Ok(())) => Ok(CoreHandle { thread, counters }),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(io::Error::other("the core's thread ended before its host was up")),
+    }
+}
+
+/// A loop that ends at once, where what should run could not be built.
+pub fn nothing_to_run() -> Box<dyn CoreLoop> {
+    Box::new(Nothing(crate::io::open(IoKind::Epoll).expect("epoll is there on every Linux")))
+}
+
+struct Nothing(Box<dyn Io>);
+
+impl CoreLoop for Nothing {
+    fn step(&mut self) -> Progress {
+        Progress::Done
+    }
+
+    fn io(&mut self) -> &mut dyn Io {
+        &mut *self.0
     }
 }
 

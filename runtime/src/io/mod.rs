@@ -32,6 +32,7 @@ mod epoll;
 mod flight;
 mod probe;
 mod sys;
+mod tenant;
 mod uring;
 mod waker;
 
@@ -41,8 +42,9 @@ mod tests;
 pub use epoll::EpollIo;
 pub use probe::{Capabilities, Choice, Chosen, HostKind, Memlock, choose};
 pub use sys::set_timer_slack;
+pub use tenant::Tenant;
 pub use uring::UringIo;
-pub use waker::{Inbox, Outbox, Waker, inbox};
+pub use waker::{Bells, Inbox, Outbox, Waker, inbox};
 
 /// What the caller recognises an operation by; the driver only hands it back.
 pub type Token = u64;

@@ -15,6 +15,11 @@
 //! owner's `PARKED` makes that fail; one that swaps after it writes the eventfd. A waker that read
 //! `NOTIFIED` read it before the owner's swap to `AWAKE`; the two fences then order its message
 //! before the owner's next look. A needless wake (the timeout came first) ends one later park early.
+//!
+//! Several loops may share a thread and its driver ([`super::tenant`]). Each then has a bit of
+//! [`Bells`] that says that it was woken. A waker sets the bit before it looks at the word, and where
+//! the bit is set already it does no more: whoever set it looks at the word, and its owner, who clears
+//! the bit before it looks at its messages, will see this one too, by the same two fences.
 
 use std::fmt;
 use std::io;
@@ -23,9 +28,9 @@ use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicU32, Ordering, fence};
+use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(not(loom))]
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use super::{Readiness, sys};
 use crate::mailbox::{self, Full};
@@ -41,6 +46,8 @@ const NOTIFIED: u32 = 2;
 #[derive(Clone)]
 pub struct Waker {
     shared: Arc<Shared>,
+    /// Which of the loops that share the driver is woken.
+    bell: Option<(Bells, usize)>,
 }
 
 struct Shared {
@@ -53,22 +60,32 @@ impl Waker {
     /// A waker whose driver sleeps on the eventfd.
     pub(super) fn new() -> io::Result<Self> {
         let event = Some(sys::eventfd()?);
-        Ok(Waker { shared: Arc::new(Shared { word: ParkWord::new(), event }) })
+        Ok(Waker { shared: Arc::new(Shared { word: ParkWord::new(), event }), bell: None })
     }
 
     /// A waker of a driver that never sleeps in the kernel, such as a simulated one.
     pub fn detached() -> Self {
-        Waker { shared: Arc::new(Shared { word: ParkWord::new(), event: None }) }
+        Waker { shared: Arc::new(Shared { word: ParkWord::new(), event: None }), bell: None }
     }
 
     /// Makes the owner look at its mailboxes again: ends its park, or its next one if it is awake.
     /// Call it after the message has been published.
     pub fn wake(&self) {
+        if let Some((bells, number)) = &self.bell
+            && bells.ring(*number) == Bell::RungAlready
+        {
+            return;
+        }
         if self.shared.word.notify() == Owner::Asleep
             && let Some(event) = &self.shared.event
         {
             sys::signal(event.as_fd());
         }
+    }
+
+    /// The same owner's, which also says that loop `number` of its loops is meant.
+    pub(super) fn for_loop(&self, bells: &Bells, number: usize) -> Self {
+        Waker { shared: self.shared.clone(), bell: Some((bells.clone(), number)) }
     }
 
     /// The owner announces that it will sleep, unless a wake has come since it last did.
@@ -131,6 +148,51 @@ impl ParkWord {
     pub(super) fn end_park(&self) {
         self.0.swap(AWAKE, Ordering::SeqCst);
         fence(Ordering::SeqCst);
+    }
+}
+
+/// Which of the loops that share a thread were woken, a bit for each.
+#[derive(Clone, Debug)]
+pub struct Bells(Arc<[AtomicU64]>);
+
+/// Whether a loop's bit was set before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bell {
+    Rung,
+    RungAlready,
+}
+
+impl Bells {
+    /// For so many loops.
+    pub fn new(loops: usize) -> Self {
+        Bells((0..loops.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// How many words the bits take.
+    pub fn words(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn ring(&self, number: usize) -> Bell {
+        let (word, bit) = (&self.0[number / 64], 1 << (number % 64));
+        fence(Ordering::SeqCst);
+        if word.load(Ordering::Relaxed) & bit != 0 {
+            return Bell::RungAlready;
+        }
+        match word.fetch_or(bit, Ordering::SeqCst) & bit {
+            0 => Bell::Rung,
+            _ => Bell::RungAlready,
+        }
+    }
+
+    /// Takes the bits of a word: loops `64 * word` and on. Their owner looks at their messages after it.
+    pub fn take(&self, word: usize) -> u64 {
+        if self.0[word].load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        let rung = self.0[word].swap(0, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        rung
     }
 }
 

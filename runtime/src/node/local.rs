@@ -1,5 +1,5 @@
 //! A local cluster: the driver in the calling thread, workers as threads of this process or as
-//! processes of this host. The same nodes, the same messages.
+//! light workers or processes of this host. The same nodes, the same messages.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{Child, Command};
@@ -11,8 +11,9 @@ use crossbeam_channel::bounded;
 use crate::dataflow::Job;
 use crate::node::connect::listen;
 use crate::node::driver::{Doors, DriverConfig, DriverNode, Observer, run_driver};
+use crate::node::light::{self, LightThreads};
 use crate::node::member::WorkerLink;
-use crate::node::worker::{Peers, WorkerConfig, WorkerNode, open_control_io};
+use crate::node::worker::{Ground, Peers, WorkerConfig, WorkerLoop, WorkerNode, open_control_io};
 use crate::node::{JobReport, NodeError, StopFlag};
 use crate::transport::{Endpoint, LocalLink, Mesh};
 
@@ -22,8 +23,18 @@ pub struct ClusterConfig {
     pub driver: DriverConfig,
     /// Every worker's side.
     pub worker: WorkerConfig,
-    /// How a worker process is started, given the driver's address; `None` makes workers threads.
-    pub processes: Option<Box<dyn Fn(SocketAddr) -> Command>>,
+    /// What its workers are.
+    pub workers: LocalWorkers,
+}
+
+/// What the workers of a local cluster are.
+pub enum LocalWorkers {
+    /// Threads of this process: a control thread for each, and one for each of its cores.
+    Threads,
+    /// Light workers: whole workers, but several of them share a thread of this process.
+    Light(LightThreads),
+    /// Processes, each started by this command, given the driver's address.
+    Processes(Box<dyn Fn(SocketAddr) -> Command>),
 }
 
 /// Runs a job on a cluster of its own.
@@ -33,9 +44,10 @@ pub fn run_local(
     observer: &mut dyn Observer,
     stop: &StopFlag,
 ) -> Result<JobReport, NodeError> {
-    match &config.processes {
-        None => run_threads(config, job, observer, stop),
-        Some(command) => {
+    match &config.workers {
+        LocalWorkers::Threads => run_threads(config, job, observer, stop),
+        LocalWorkers::Light(threads) => light::run(config, threads, job, observer, stop),
+        LocalWorkers::Processes(command) => {
             let listener = listen(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0))?;
             let address = listener.local_addr().map_err(NodeError::io("no local address"))?;
             let mut children = Vec::new();
@@ -105,7 +117,9 @@ fn start_thread(
         let _ = give.send(Ok(Endpoint::Local(drivers)));
         let local_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let link = Endpoint::Local(own);
-        WorkerNode::new(&config, link, io, Peers::Threads(mesh), local_ip).run()
+        let peers = Peers::Threads(mesh);
+        let node = WorkerNode::new(&config, link, io, peers, local_ip, Ground::OwnThreads);
+        WorkerLoop::new(node).run()
     };
     let name = format!("worker-{number}");
     let thread = thread::Builder::new().name(name).spawn(body);

@@ -6,6 +6,7 @@
 
 mod connect;
 mod driver;
+mod light;
 mod local;
 mod member;
 mod memory;
@@ -30,7 +31,8 @@ use crate::io::{Choice, HostKind, IoKind};
 
 pub use connect::Exposure;
 pub use driver::{DriverConfig, Observer, ProgressReport, listen_for_workers, run_driver};
-pub use local::{ClusterConfig, run_local};
+pub use light::LightThreads;
+pub use local::{ClusterConfig, LocalWorkers, run_local};
 pub(crate) use memory::Size;
 pub use memory::{CoreCounts, Memory, Reach, TooLittleMemory};
 pub use results::{Collect, CollectWriter, Outlet};

@@ -100,16 +100,29 @@ impl Mesh {
 
     /// Brings a core in, and waits for the others.
     pub fn join(&self, core: CoreId, waker: Waker) -> Result<MeshPlace, MeshError> {
+        self.enter(core, waker);
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(state, START_LIMIT, |state| !state.ready);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let (present, expected) = (state.wakers.len(), self.expected);
+        state.places.remove(&core).ok_or(MeshError { present, expected })
+    }
+
+    /// Brings a core in. All are woken when the last one is there.
+    pub fn enter(&self, core: CoreId, waker: Waker) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.wakers.insert(core, waker);
         if state.wakers.len() == self.expected {
             connect_all(&mut state);
             self.changed.notify_all();
+            state.wakers.values().for_each(Waker::wake);
         }
-        let waited = self.changed.wait_timeout_while(state, START_LIMIT, |state| !state.ready);
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let (present, expected) = (state.wakers.len(), self.expected);
-        state.places.remove(&core).ok_or(MeshError { present, expected })
+    }
+
+    /// The place of a core that is in, once all are.
+    pub fn place(&self, core: CoreId) -> Option<MeshPlace> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.places.remove(&core)
     }
 }
 

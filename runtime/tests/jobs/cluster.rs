@@ -10,8 +10,9 @@ use drizzle::dataflow::{Combine, Dataflow, DataflowOptions, Job, Owned, Tumbling
 use drizzle::host::{Cpus, Polling};
 use drizzle::io::{self, HostKind, IoKind};
 use drizzle::node::{
-    ClusterConfig, Collect, DriverConfig, Exposure, JobOptions, JobReport, JobSetup, Memory,
-    NodeError, Observer, Outlet, ProgressReport, StopFlag, WorkerConfig, run_local,
+    ClusterConfig, Collect, DriverConfig, Exposure, JobOptions, JobReport, JobSetup, LightThreads,
+    LocalWorkers, Memory, NodeError, Observer, Outlet, ProgressReport, StopFlag, WorkerConfig,
+    run_local,
 };
 use drizzle::scheduler::plan::{Pacing, Prescheduling};
 
@@ -34,6 +35,8 @@ pub struct Case {
     pub interval: Duration,
     /// Of a core.
     pub memory: usize,
+    /// Threads that light workers share; none where workers have threads of their own.
+    pub light: Option<u16>,
 }
 
 impl Case {
@@ -53,6 +56,7 @@ impl Case {
             },
             interval: Duration::from_millis(2),
             memory: 64 << 20,
+            light: None,
         }
     }
 
@@ -62,6 +66,22 @@ impl Case {
 
     pub fn not_combined(self) -> Case {
         Case { combine: Combine::Never, ..self }
+    }
+
+    pub fn light(self, threads: u16) -> Case {
+        Case { light: Some(threads), ..self }
+    }
+
+    fn workers_are(&self) -> LocalWorkers {
+        match self.light {
+            None => LocalWorkers::Threads,
+            Some(threads) => LocalWorkers::Light(LightThreads {
+                threads,
+                host: HostKind::Plain,
+                io: IoKind::Epoll,
+                polling: Polling::Block,
+            }),
+        }
     }
 
     pub fn with(self, trouble: Trouble) -> Case {
@@ -125,7 +145,7 @@ impl Case {
                 factory: Arc::new(move |_, outlet| Ok(case.setup(outlet))),
                 notice: |_| {},
             },
-            processes: None,
+            workers: self.workers_are(),
         }
     }
 

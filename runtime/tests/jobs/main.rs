@@ -72,6 +72,15 @@ fn more_cores_than_partitions_equal_the_plain_loop() {
 }
 
 #[test]
+fn light_workers_equal_the_plain_loop() {
+    check(&Case::new(1, 1, 7).light(1));
+    check(&Case::new(5, 1, 100).light(2));
+    check(&Case::new(3, 2, 1).light(1).not_combined());
+    check(&Case::new(4, 1, 10).light(3).not_prescheduled());
+    check(&Case { partitions: 16, ..Case::new(40, 1, 10).light(2) });
+}
+
+#[test]
 fn waiting_for_the_driver_changes_no_result() {
     check(&Case::new(1, 1, 1).not_prescheduled());
     check(&Case::new(2, 2, 10).not_prescheduled());
@@ -124,11 +133,13 @@ fn a_job_that_is_stopped_has_the_results_of_what_it_took() {
     check_stop(&Case::new(1, 1, 100), Pacing::Unpaced);
     check_stop(&Case::new(2, 2, 7), Pacing::Unpaced);
     check_stop(&Case::new(3, 1, 10).not_prescheduled(), Pacing::Unpaced);
+    check_stop(&Case::new(6, 1, 10).light(2), Pacing::Unpaced);
 }
 
 #[test]
 fn a_live_job_that_is_stopped_has_the_results_of_what_it_took() {
     check_stop(&Case::new(2, 1, 10), Pacing::Clock);
+    check_stop(&Case::new(6, 1, 10).light(2), Pacing::Clock);
     check_stop(&Case::new(2, 2, 1).not_combined(), Pacing::Clock);
 }
 
@@ -148,7 +159,13 @@ fn check_failure(case: Case, trouble: Trouble, words: &[&str]) {
 
 #[test]
 fn a_user_function_that_panics_fails_the_job_with_stage_batch_and_cause() {
-    for case in [Case::new(1, 1, 100), Case::new(2, 2, 7), Case::new(3, 1, 1).not_prescheduled()] {
+    let cases = [
+        Case::new(1, 1, 100),
+        Case::new(2, 2, 7),
+        Case::new(3, 1, 1).not_prescheduled(),
+        Case::new(5, 1, 7).light(2),
+    ];
+    for case in cases {
         let words = ["worker ", "stage \"readings\"", "batch ", "panicked", "a reading of "];
         check_failure(case.clone(), Trouble::FilterPanics, &words);
         let words = ["worker ", "stage \"counts\"", "batch ", "panicked", "has no room"];
@@ -182,6 +199,7 @@ fn a_connector_that_cannot_be_opened_or_closed_fails_the_job() {
     check_failure(Case::new(2, 1, 7), Trouble::OpenPanics, &words);
     let words = ["worker ", "stage \"readings\"", "the disk is full"];
     check_failure(Case::new(2, 1, 7), Trouble::CloseFails, &words);
+    check_failure(Case::new(4, 1, 7).light(2), Trouble::CloseFails, &words);
     let words = ["worker ", "stage \"loads\"", "panicked", "the lid is stuck"];
     check_failure(Case::new(2, 1, 7), Trouble::SinkClosePanics, &words);
 }
@@ -198,8 +216,9 @@ fn workers_that_build_another_plan_or_none_are_refused() {
         matches!(&error, NodeError::Setup(reason) if reason.contains("the table is not there"))
     );
 
-    let other = Case { partitions: 9, ..case };
-    let outcome = run_cluster(&other.cluster(), &job, false);
-    let error = outcome.report.expect_err("no worker has this plan");
-    assert!(matches!(&error, NodeError::Setup(reason) if reason.contains("another plan")));
+    for other in [Case { partitions: 9, ..case.clone() }, Case { partitions: 9, ..case.light(1) }] {
+        let outcome = run_cluster(&other.cluster(), &job, false);
+        let error = outcome.report.expect_err("no worker has this plan");
+        assert!(matches!(&error, NodeError::Setup(reason) if reason.contains("another plan")));
+    }
 }

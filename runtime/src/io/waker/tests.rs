@@ -7,7 +7,7 @@ use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
-use super::{Owner, ParkWord};
+use super::{Bell, Bells, Owner, ParkWord};
 use crate::io::Readiness;
 
 /// Messages without any order of their own, and an eventfd.
@@ -75,4 +75,32 @@ fn no_wake_of_one_sender_is_lost_in_any_interleaving() {
 #[test]
 fn no_wake_of_two_senders_is_lost_in_any_interleaving() {
     check(2, 1);
+}
+
+#[test]
+fn no_wake_of_a_loop_that_shares_its_thread_is_lost_in_any_interleaving() {
+    loom::model(|| {
+        let (model, bells) = (Model::new(), Bells::new(1));
+        let sender = thread::spawn({
+            let (model, bells) = (model.clone(), bells.clone());
+            move || {
+                for message in 1..=2 {
+                    model.messages[0].store(message, Ordering::Relaxed);
+                    if bells.ring(0) == Bell::Rung && model.word.notify() == Owner::Asleep {
+                        *model.event.lock().unwrap() += 1;
+                        model.written.notify_one();
+                    }
+                }
+            }
+        });
+        // The loop looks at its messages when its bell has rung, and only then.
+        let mut seen = 0;
+        while seen < 2 {
+            match bells.take(0) {
+                0 => model.park(),
+                _ => seen = model.messages[0].load(Ordering::Relaxed),
+            }
+        }
+        sender.join().unwrap();
+    });
 }

@@ -3,20 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use drizzle_scheduler::{BatchId, CoreId, Incarnation, WorkerId};
 
-use super::{Identity, Peers, WorkerNode};
+use super::{Ground, Identity, Peers, WorkerNode};
 use crate::core::{
     ControlOutbox, Core, CoreClock, CoreCommand, CoreOptions, CoreOutput, CoreParts, CoreStatus,
     LinkPlan, owner_of,
 };
 use crate::dataflow::Job;
-use crate::host::{self, CoreHandle, CoreLoop, CpuShare};
-use crate::io::{self, Chosen, Io, IoKind, Outbox, Waker, inbox};
+use crate::host::{self, CoreHandle, CoreLoop, CpuShare, Neighbours};
+use crate::io::{self, Chosen, Io, IoKind, Outbox, Tenant, Waker, inbox};
 use crate::node::memory::WorkerShares;
 use crate::node::{JobSetup, NodeError, STALL_NS, Size};
-use crate::transport::Mesh;
+use crate::transport::{Mesh, MeshPlace};
 use crate::wire::Peer;
 
 /// The cores of a worker, as its control loop sees them.
@@ -26,6 +26,10 @@ pub(super) struct Crew {
     statuses: Vec<CoreStatus>,
     pub(super) outputs: Receiver<(u16, CoreOutput)>,
 }
+
+/// A core that starts on a thread of its own: how it says how to wake it, and where it is told how it
+/// is commanded.
+type Starting = (Receiver<Result<Waker, String>>, Sender<io::Inbox<CoreCommand>>);
 
 /// Commands that wait for a core. The driver keeps two groups in flight, so few ever do.
 const COMMAND_CAPACITY: usize = 4096;
@@ -46,7 +50,7 @@ pub(super) struct Surroundings<'a> {
 
 impl Crew {
     pub(super) fn start(
-        node: &mut WorkerNode<'_>,
+        node: &WorkerNode,
         identity: &Identity,
         setup: JobSetup,
         chosen: &Chosen,
@@ -64,18 +68,13 @@ impl Crew {
         for link in links {
             links_of.entry(owner_of(link.worker, cores)).or_default().push(link);
         }
-        let before: usize = peers
-            .iter()
-            .filter(|peer| peer.worker < identity.worker)
-            .map(|peer| usize::from(peer.cores))
-            .sum();
+        let before = peers.iter().filter(|peer| peer.worker < identity.worker);
+        let before: usize = before.map(|peer| usize::from(peer.cores)).sum();
         let (job, options) = (Arc::new(setup.job), setup.options);
-        let mut crew =
-            Crew { handles: Vec::new(), commands: Vec::new(), statuses: Vec::new(), outputs };
+        let (commands, statuses) = (Vec::new(), Vec::new());
+        let mut crew = Crew { handles: Vec::new(), commands, statuses, outputs };
         let mut starting = Vec::new();
         for number in 0..cores {
-            let (tell, waker) = bounded(1);
-            let (give, commands) = bounded(1);
             let status = CoreStatus::default();
             let links = links_of.remove(&number).unwrap_or_default();
             let seed = CoreSeed {
@@ -93,27 +92,39 @@ impl Crew {
                 status: status.clone(),
                 clock: CoreClock::new(node.offset.clone()),
             };
+            crew.statuses.push(status);
+            if let Ground::Shared(neighbours) = &node.ground {
+                crew.commands.push(seed.grow_beside(neighbours));
+                continue;
+            }
             let core_options = host::CoreOptions {
                 name: format!("core-{}-{number}", identity.worker.0),
                 cpu: node.config.cpus.of_core(before + usize::from(number)),
                 polling: options.polling,
                 share: CpuShare::of(cores_on_host as usize, node.config.cpus.count()),
             };
+            let (tell, waker) = bounded(1);
+            let (give, commands) = bounded(1);
             let build = move || seed.grow(&tell, &commands);
             let handle = host::run_core(chosen.host, core_options, build)
                 .map_err(NodeError::io("cannot start a core"))?;
             crew.handles.push(handle);
-            crew.statuses.push(status);
             starting.push((waker, give));
         }
+        crew.command(starting)?;
+        Ok(crew)
+    }
+
+    /// Gives cores on threads of their own the ends by which they are commanded.
+    fn command(&mut self, starting: Vec<Starting>) -> Result<(), NodeError> {
         for (waker, give) in starting {
             let gone = |_| NodeError::Job("a core did not start".to_owned());
             let waker = waker.recv().map_err(gone)?.map_err(NodeError::Setup)?;
             let (outbox, commands) = inbox(COMMAND_CAPACITY, waker);
             give.send(commands).map_err(|_| NodeError::Job("a core did not start".to_owned()))?;
-            crew.commands.push(outbox);
+            self.commands.push(outbox);
         }
-        Ok(crew)
+        Ok(())
     }
 
     pub(super) fn tell_all(&mut self, command: impl Fn() -> CoreCommand) -> Result<(), NodeError> {
@@ -209,7 +220,7 @@ impl CoreSeed {
                 let _ = tell.try_send(Err(reason.clone()));
                 let _ = control.queue.try_send((number, CoreOutput::Failed { reason }));
                 control.waker.wake();
-                Box::new(Stillborn(io::open(IoKind::Epoll).expect("epoll was there before")))
+                host::nothing_to_run()
             }
         }
     }
@@ -225,6 +236,15 @@ impl CoreSeed {
         let _ = tell.send(Ok(waker.clone()));
         let commands = commands.recv().map_err(|_| "the worker ended".to_owned())?;
         let place = self.mesh.join(self.core, waker).map_err(|error| error.to_string())?;
+        self.plant(io, place, commands)
+    }
+
+    fn plant(
+        self,
+        io: Box<dyn Io>,
+        place: MeshPlace,
+        commands: io::Inbox<CoreCommand>,
+    ) -> Result<Core, String> {
         let core = Core::new(CoreParts {
             core: self.core,
             incarnation: self.incarnation,
@@ -241,16 +261,65 @@ impl CoreSeed {
         });
         core.map_err(|error| format!("cannot use a connection: {error}"))
     }
+
+    /// Builds the core as one of the loops of the calling thread, as soon as all cores of the process
+    /// are there; the way to command it.
+    fn grow_beside(self, neighbours: &Neighbours) -> Outbox<CoreCommand> {
+        let mut outbox = None;
+        neighbours.add(|tenant| {
+            let (give, commands) = inbox(COMMAND_CAPACITY, tenant.waker());
+            outbox = Some(give);
+            self.mesh.enter(self.core, tenant.waker());
+            Box::new(LightCore::Waiting(Some((Box::new(self), tenant, commands))))
+        });
+        outbox.expect("a loop is built when it is added")
+    }
 }
 
-/// A core that could not be built.
-struct Stillborn(Box<dyn Io>);
+/// The core of a light worker, which waits for those of the others without holding up its thread.
+enum LightCore {
+    /// Not all cores of the process are there.
+    Waiting(Option<(Box<CoreSeed>, Tenant, io::Inbox<CoreCommand>)>),
+    /// It is at work.
+    Working(Box<Core>),
+}
 
-impl CoreLoop for Stillborn {
+impl CoreLoop for LightCore {
     fn step(&mut self) -> host::Progress {
-        host::Progress::Done
+        let waiting = match self {
+            LightCore::Working(core) => return core.step(),
+            LightCore::Waiting(waiting) => waiting,
+        };
+        let Some((seed, tenant, mut commands)) = waiting.take() else {
+            return host::Progress::Done;
+        };
+        let Some(place) = seed.mesh.place(seed.core) else {
+            // There is no order before all workers are ready, so this can only be the end.
+            if commands.try_recv().is_some() {
+                return host::Progress::Done;
+            }
+            *waiting = Some((seed, tenant, commands));
+            return host::Progress::Idle { wake_at: None };
+        };
+        let (control, number) = (seed.control.clone(), seed.core.core);
+        match seed.plant(Box::new(tenant), place, commands) {
+            Ok(core) => {
+                *self = LightCore::Working(Box::new(core));
+                host::Progress::Busy
+            }
+            Err(reason) => {
+                let _ = control.queue.try_send((number, CoreOutput::Failed { reason }));
+                control.waker.wake();
+                host::Progress::Done
+            }
+        }
     }
+
     fn io(&mut self) -> &mut dyn Io {
-        &mut *self.0
+        match self {
+            LightCore::Working(core) => core.io(),
+            LightCore::Waiting(Some((_, tenant, _))) => tenant,
+            LightCore::Waiting(None) => unreachable!("a loop that is done is dropped"),
+        }
     }
 }

@@ -1,28 +1,31 @@
 //! The worker node: a control loop beside the cores. It joins the driver, builds the job, connects
-//! to its peers, starts the cores ([`crew`]), and from then on passes messages and sends heartbeats
-//! ([`running`]).
+//! to its peers ([`joining`]), starts the cores ([`crew`]), and from then on passes messages and sends
+//! heartbeats ([`running`]).
+//!
+//! It is a plain `step` that does not wait. A worker with threads of its own steps and parks
+//! ([`WorkerLoop::run`]); a light one shares its thread, and is stepped in turn with others
+//! ([`super::light`]).
 
 mod crew;
+mod joining;
 mod running;
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use drizzle_scheduler::{Incarnation, Term, WorkerId};
 
 use crate::clock::{ClockSample, DriverClock, monotonic_now};
-use crate::core::{ClockOffset, LinkPlan};
-use crate::host::Cpus;
-use crate::io::{self, Capabilities, Chosen, Completion, Io, IoKind, choose};
-use crate::node::connect::{Exposure, Greetings, check_exposure, listen};
-use crate::node::memory::{Reach, WorkerShares};
-use crate::node::results::WaitingRows;
-use crate::node::{HEARTBEAT_NS, JobFactory, JobSetup, NodeError, Outlet, SILENCE_NS};
+use crate::core::ClockOffset;
+use crate::host::{Cpus, Neighbours};
+use crate::io::{self, Completion, Io, IoKind};
+use crate::node::connect::{Exposure, check_exposure};
+use crate::node::{HEARTBEAT_NS, JobFactory, NodeError, SILENCE_NS};
 use crate::transport::{Connection, Endpoint, Mesh};
-use crate::wire::{Peer, ToDriver, ToWorker, WorkerStatus};
+use crate::wire::{ToDriver, ToWorker, WorkerStatus};
 
-use crew::{Crew, Surroundings};
+use joining::{Built, Meeting};
 use running::Running;
 
 /// The link of a worker to its driver.
@@ -41,6 +44,14 @@ pub struct WorkerConfig {
     pub factory: JobFactory,
     /// Something that a person should read now, in one line.
     pub notice: fn(&str),
+}
+
+/// What runs a worker's cores.
+pub(crate) enum Ground {
+    /// Threads of their own.
+    OwnThreads,
+    /// The thread of the control loop, which others share.
+    Shared(Neighbours),
 }
 
 /// Where a worker's peers are.
@@ -65,7 +76,8 @@ pub fn run_worker(address: SocketAddr, config: &WorkerConfig) -> Result<(), Node
     let connection = Connection::new(stream, 0).map_err(NodeError::io("cannot use the socket"))?;
     let io = open_control_io()?;
     let link = Endpoint::Stream(connection);
-    WorkerNode::new(config, link, io, Peers::Processes, local.ip()).run()
+    let node = WorkerNode::new(config, link, io, Peers::Processes, local.ip(), Ground::OwnThreads);
+    WorkerLoop::new(node).run()
 }
 
 /// A driver of IO for a control loop. It is up before the job's flags are known, and moves a few
@@ -74,9 +86,10 @@ pub(crate) fn open_control_io() -> Result<Box<dyn Io>, NodeError> {
     io::open(IoKind::Epoll).map_err(NodeError::io("cannot set up epoll"))
 }
 
-/// A worker at work.
-pub(crate) struct WorkerNode<'a> {
-    config: &'a WorkerConfig,
+/// A worker's control loop: what it has at hand in every stage of its life.
+pub(crate) struct WorkerNode {
+    config: WorkerConfig,
+    ground: Ground,
     link: DriverLink,
     /// The driver, for messages that people read.
     peer: String,
@@ -90,8 +103,9 @@ pub(crate) struct WorkerNode<'a> {
     next_heartbeat_ns: u64,
     completions: Vec<Completion>,
     messages: Vec<ToWorker>,
-    /// How often the driver's time was asked for.
+    /// How often the driver has told its time, and which answer is waited for before the job starts.
     samples: u32,
+    asked: u32,
 }
 
 /// What the driver said at the beginning.
@@ -101,16 +115,145 @@ struct Identity {
     incarnation: Incarnation,
 }
 
-impl<'a> WorkerNode<'a> {
+/// A worker, from its greeting to its end. A step never waits.
+pub(crate) struct WorkerLoop {
+    node: WorkerNode,
+    stage: Stage,
+}
+
+/// How far a worker is in its life.
+enum Stage {
+    /// It has not said a word.
+    New,
+    /// It has greeted, and waits to be welcomed.
+    Greeted,
+    /// It has a number, and the flags to build the job from.
+    Welcomed(Identity, Vec<String>),
+    /// It has built the job, and waits to hear of its peers.
+    Built(Box<Built>),
+    /// Its peers are calling.
+    Meeting(Box<Meeting>),
+    /// Its cores are up; it asks for the driver's time until that is known well enough.
+    Settling(Box<Running>),
+    /// It runs tasks.
+    Running(Box<Running>),
+    /// It has reported everything, and waits until the driver hangs up, which that does when it has heard
+    /// from every worker: whoever leaves first makes the other's last message fail.
+    Lingering { limit_ns: u64 },
+    /// It has ended.
+    Over,
+}
+
+/// What a step came to.
+pub(crate) enum Step {
+    /// There may be more to do at once.
+    Again,
+    /// There is nothing to do until then, unless somebody wakes it.
+    Until(u64),
+    /// The worker has ended.
+    Over,
+}
+
+/// A thread that drops its end of a channel wakes nobody: a worker that lingers looks so often.
+const LINGER_LOOK_NS: u64 = 2_000_000;
+
+impl WorkerLoop {
+    pub(crate) fn new(node: WorkerNode) -> WorkerLoop {
+        WorkerLoop { node, stage: Stage::New }
+    }
+
+    /// Steps until the worker has ended, on the calling thread.
+    pub(crate) fn run(mut self) -> Result<(), NodeError> {
+        loop {
+            match self.step()? {
+                Step::Again => {}
+                Step::Until(until_ns) => self.node.park(until_ns),
+                Step::Over => return Ok(()),
+            }
+        }
+    }
+
+    /// Does what can be done without waiting. After an error it has ended.
+    pub(crate) fn step(&mut self) -> Result<Step, NodeError> {
+        let stage = std::mem::replace(&mut self.stage, Stage::Over);
+        let is_welcome = !matches!(stage, Stage::New | Stage::Greeted);
+        match self.advance(stage) {
+            Ok((stage, Step::Until(until_ns))) => {
+                self.stage = stage;
+                Ok(Step::Until(self.node.wake_at(until_ns)))
+            }
+            Ok((stage, step)) => {
+                self.stage = stage;
+                Ok(step)
+            }
+            Err(error) => {
+                if is_welcome {
+                    self.node.tell_failure(&error);
+                }
+                self.node.io.close(&mut self.node.completions);
+                Err(error)
+            }
+        }
+    }
+
+    /// What the loop waits on between two steps.
+    pub(crate) fn io(&mut self) -> &mut dyn Io {
+        &mut *self.node.io
+    }
+
+    fn advance(&mut self, stage: Stage) -> Result<(Stage, Step), NodeError> {
+        let node = &mut self.node;
+        match stage {
+            Stage::New => {
+                let cores = node.config.cores;
+                node.send(ToDriver::Hello { cores, process: std::process::id() })?;
+                Ok((Stage::Greeted, Step::Again))
+            }
+            Stage::Greeted => node.welcomed(),
+            Stage::Welcomed(identity, arguments) => node.build_job(identity, &arguments),
+            Stage::Built(built) => node.introduced(built),
+            Stage::Meeting(meeting) => node.meet(meeting),
+            Stage::Settling(running) => node.settle_clock(running),
+            Stage::Running(mut running) => match running.step(node) {
+                Ok(Step::Over) => {
+                    running.crew.join();
+                    node.next_heartbeat_ns = u64::MAX;
+                    let limit_ns = monotonic_now() + SILENCE_NS;
+                    Ok((Stage::Lingering { limit_ns }, Step::Again))
+                }
+                Ok(step) => Ok((Stage::Running(running), step)),
+                Err(error) => {
+                    running.crew.abandon();
+                    Err(error)
+                }
+            },
+            Stage::Lingering { limit_ns } => {
+                let now = monotonic_now();
+                if now < limit_ns && node.pump_io().is_ok() {
+                    node.messages.clear();
+                    let stage = Stage::Lingering { limit_ns };
+                    return Ok((stage, Step::Until(now + LINGER_LOOK_NS)));
+                }
+                node.io.close(&mut node.completions);
+                Ok((Stage::Over, Step::Over))
+            }
+            Stage::Over => Ok((Stage::Over, Step::Over)),
+        }
+    }
+}
+
+impl WorkerNode {
     pub(crate) fn new(
-        config: &'a WorkerConfig,
+        config: &WorkerConfig,
         link: DriverLink,
         io: Box<dyn Io>,
         peers: Peers,
         local_ip: IpAddr,
-    ) -> WorkerNode<'a> {
+        ground: Ground,
+    ) -> WorkerNode {
         WorkerNode {
-            config,
+            config: config.clone(),
+            ground,
             peer: link.peer(),
             link,
             io,
@@ -124,71 +267,8 @@ impl<'a> WorkerNode<'a> {
             completions: Vec::new(),
             messages: Vec::new(),
             samples: 0,
+            asked: 0,
         }
-    }
-
-    pub(crate) fn run(mut self) -> Result<(), NodeError> {
-        let cores = self.config.cores;
-        self.send(ToDriver::Hello { cores, process: std::process::id() })?;
-        let (identity, arguments) = match self.next_message()? {
-            ToWorker::Welcome { term, worker, incarnation, arguments } => {
-                (Identity { term, worker, incarnation }, arguments)
-            }
-            other => return Err(ended_by(other)),
-        };
-        self.next_heartbeat_ns = monotonic_now();
-        match self.start(&identity, &arguments) {
-            Ok((crew, rows)) => Running::new(self, crew, rows).run(&identity),
-            Err(error) => {
-                self.tell_failure(&error);
-                Err(error)
-            }
-        }
-    }
-
-    /// Builds the job, connects to the peers and starts the cores.
-    fn start(
-        &mut self,
-        identity: &Identity,
-        arguments: &[String],
-    ) -> Result<(Crew, WaitingRows), NodeError> {
-        let (outlet, rows) = Outlet::new(self.io.waker());
-        let (setup, chosen) = self.build(arguments, &outlet).map_err(NodeError::Setup)?;
-        drop(outlet);
-        let listener = Arc::new(self.listen()?);
-        let data_address = listener.local_addr().map_err(NodeError::io("no local address"))?;
-        let fingerprint = setup.job.plan().fingerprint;
-        (self.config.notice)(&format!("{}: {}", identity.worker, chosen.describe()));
-        let runtime = chosen.name();
-        self.send(ToDriver::Joined { fingerprint, data_address, runtime })?;
-        let (cores_on_host, peers) = match self.next_message()? {
-            ToWorker::Peers { cores_on_host, peers } => (cores_on_host, peers),
-            other => return Err(ended_by(other)),
-        };
-        let links = self.connect(identity, &peers, listener)?;
-        let shares = self.share_memory(&setup, identity.worker, &peers)?;
-        rows.limit(shares.results_bytes());
-        let around = Surroundings { cores_on_host, peers: &peers, links, shares };
-        let crew = Crew::start(self, identity, setup, &chosen, around)?;
-        self.settle_clock()?;
-        self.send(ToDriver::Ready)?;
-        Ok((crew, rows))
-    }
-
-    /// What each core may take of the worker's memory.
-    fn share_memory(
-        &self,
-        setup: &JobSetup,
-        worker: WorkerId,
-        peers: &[Peer],
-    ) -> Result<WorkerShares, NodeError> {
-        let reach = match self.peers {
-            Peers::Threads(_) => Reach::OneProcess,
-            Peers::Processes => Reach::ManyProcesses,
-        };
-        let shares =
-            WorkerShares::new(setup.options.memory, setup.job.plan(), worker, peers, reach);
-        shares.map_err(|error| NodeError::Setup(error.to_string()))
     }
 
     /// Tells the driver why this worker ends, if it is still there and does not know.
@@ -200,84 +280,6 @@ impl<'a> WorkerNode<'a> {
         };
         if self.send(message).is_ok() {
             self.flush();
-        }
-    }
-
-    /// Builds the job and chooses host and IO, before any core is started.
-    fn build(
-        &mut self,
-        arguments: &[String],
-        outlet: &Outlet,
-    ) -> Result<(JobSetup, Chosen), String> {
-        let setup = (self.config.factory)(arguments, outlet)?;
-        let options = &setup.options;
-        let capabilities = Capabilities::probe();
-        let cores = usize::from(self.config.cores);
-        let chosen = choose(options.host, options.io, &capabilities, cores)?;
-        Ok((setup, chosen))
-    }
-
-    fn listen(&self) -> Result<TcpListener, NodeError> {
-        check_exposure(self.local_ip, self.config.exposure)?;
-        listen(SocketAddr::new(self.local_ip, 0))
-    }
-
-    fn connect(
-        &mut self,
-        identity: &Identity,
-        peers: &[Peer],
-        listener: Arc<TcpListener>,
-    ) -> Result<Vec<LinkPlan>, NodeError> {
-        if matches!(self.peers, Peers::Threads(_)) {
-            return Ok(Vec::new());
-        }
-        let own = peers.iter().find(|peer| peer.worker == identity.worker);
-        let own = own.ok_or_else(|| NodeError::Job("the driver left us out".to_owned()))?;
-        let mut greetings = Greetings::begin(own, peers, listener, open_control_io()?)?;
-        let limit = monotonic_now() + 5_000_000_000;
-        loop {
-            self.pump()?;
-            if let Some(message) = self.take_message() {
-                return Err(ended_by(message));
-            }
-            if let Some(links) = greetings.step() {
-                return Ok(links);
-            }
-            if monotonic_now() > limit {
-                let missing: Vec<String> =
-                    greetings.missing().iter().map(ToString::to_string).collect();
-                let missing = missing.join(", ");
-                return Err(NodeError::Job(format!("{missing} did not connect within 5 s")));
-            }
-        }
-    }
-
-    /// Asks for the driver's time until it is known well enough to start.
-    fn settle_clock(&mut self) -> Result<(), NodeError> {
-        while self.samples < FIRST_SAMPLES {
-            self.next_heartbeat_ns = monotonic_now();
-            let before = self.samples;
-            while self.samples == before {
-                self.pump()?;
-                if let Some(message) = self.take_message() {
-                    return Err(ended_by(message));
-                }
-                if self.samples == before {
-                    self.park(u64::MAX);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits for a message; answers to heartbeats are taken on the way.
-    fn next_message(&mut self) -> Result<ToWorker, NodeError> {
-        loop {
-            self.pump()?;
-            if let Some(message) = self.take_message() {
-                return Ok(message);
-            }
-            self.park(u64::MAX);
         }
     }
 
@@ -366,28 +368,16 @@ impl<'a> WorkerNode<'a> {
         }
     }
 
-    /// Waits until the driver hangs up, which it does when it has heard from every worker: whoever
-    /// leaves first makes the other's last message fail.
-    fn linger(&mut self) {
-        let limit = monotonic_now() + SILENCE_NS;
-        self.next_heartbeat_ns = u64::MAX;
-        while monotonic_now() < limit && self.pump_io().is_ok() {
-            self.messages.clear();
-            // A thread that drops its end of a channel wakes nobody.
-            self.park(monotonic_now() + 2_000_000);
-        }
+    /// When to step again although nothing comes, if the stage wants that at `until_ns`.
+    fn wake_at(&self, until_ns: u64) -> u64 {
+        until_ns.min(self.next_heartbeat_ns).min(self.last_heard_ns + SILENCE_NS)
     }
 
     fn park(&mut self, until_ns: u64) {
-        let silence = self.last_heard_ns + SILENCE_NS;
-        let until_ns = until_ns.min(self.next_heartbeat_ns).min(silence);
-        let timeout = until_ns.saturating_sub(monotonic_now());
+        let timeout = self.wake_at(until_ns).saturating_sub(monotonic_now());
         self.io.park(Some(Duration::from_nanos(timeout)));
     }
 }
-
-/// Round trips before the job starts.
-const FIRST_SAMPLES: u32 = 4;
 
 fn lost(peer: &str, reason: &str) -> NodeError {
     NodeError::Job(format!("the driver at {peer} is lost: {reason}; the job ends here"))

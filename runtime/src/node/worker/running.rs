@@ -9,7 +9,7 @@ use drizzle_scheduler::worker::{Worker, WorkerAction, WorkerEvent};
 use drizzle_scheduler::{BatchId, WorkerId};
 
 use super::crew::Crew;
-use super::{Identity, WorkerNode, ended_by};
+use super::{Identity, Step, WorkerNode, ended_by};
 use crate::clock::{monotonic_now, thread_cpu_ns};
 use crate::core::{CoreCommand, CoreOutput};
 use crate::node::results::WaitingRows;
@@ -17,11 +17,14 @@ use crate::node::{HEARTBEAT_NS, NodeError, STALL_NS, Size};
 use crate::wire::{FinalReport, MemoryPeaks, ToDriver, ToWorker, WorkerStatus};
 
 /// A worker whose cores run.
-pub(super) struct Running<'a> {
-    node: WorkerNode<'a>,
-    crew: Crew,
+pub(super) struct Running {
+    worker: WorkerId,
+    scheduler: Worker,
+    pub(super) crew: Crew,
     rows: WaitingRows,
     finish: Finish,
+    watch: StallWatch,
+    actions: Vec<WorkerAction>,
     /// CPU time that the thread had used when the job began.
     cpu_before_ns: u64,
 }
@@ -46,79 +49,56 @@ struct StallWatch {
     answer: Option<String>,
 }
 
-impl<'a> Running<'a> {
-    pub(super) fn new(node: WorkerNode<'a>, crew: Crew, rows: WaitingRows) -> Running<'a> {
-        let cpu_before_ns = thread_cpu_ns();
-        Running { node, crew, rows, finish: Finish::No, cpu_before_ns }
-    }
-
-    pub(super) fn run(mut self, identity: &Identity) -> Result<(), NodeError> {
-        let (worker, incarnation) = (identity.worker, identity.incarnation);
-        let cores = self.node.config.cores;
-        let (term, retention) = (identity.term, Retention::WhenFolded);
-        let mut scheduler = Worker::new(worker, incarnation, cores, term, retention, Bugs::NONE);
-        let mut watch = StallWatch {
-            completed: BatchId(0),
-            since_ns: monotonic_now(),
-            asked_ns: 0,
-            answer: None,
-        };
-        let result = self.work(worker, &mut scheduler, &mut watch);
-        let Running { mut node, crew, rows, .. } = self;
-        drop(rows);
-        match &result {
-            Ok(()) => crew.join(),
-            Err(error) => {
-                node.tell_failure(error);
-                crew.abandon();
-            }
-        }
-        node.io.close(&mut node.completions);
-        result
-    }
-
-    fn work(
-        &mut self,
-        worker: WorkerId,
-        scheduler: &mut Worker,
-        watch: &mut StallWatch,
-    ) -> Result<(), NodeError> {
-        let mut actions = Vec::new();
-        loop {
-            self.take_outputs(scheduler, watch, &mut actions)?;
-            self.send_rows()?;
-            if matches!(self.finish, Finish::Done) {
-                self.node.linger();
-                return Ok(());
-            }
-            let status = self.status(worker, watch)?;
-            self.node.heartbeat(status)?;
-            self.node.pump_io()?;
-            while let Some(message) = self.node.take_message() {
-                self.hear(message, scheduler, &mut actions)?;
-            }
-            self.perform(&mut actions)?;
-            if !self.crew.outputs.is_empty() {
-                continue;
-            }
-            match (self.rows.is_empty(), self.node.link.is_congested()) {
-                (true, _) => self.node.park(u64::MAX),
-                // A thread that takes from a channel wakes nobody.
-                (false, true) => self.node.park(monotonic_now() + 1_000_000),
-                (false, false) => {}
-            }
+impl Running {
+    pub(super) fn new(identity: &Identity, cores: u16, crew: Crew, rows: WaitingRows) -> Running {
+        let Identity { term, worker, incarnation } = *identity;
+        let (retention, bugs) = (Retention::WhenFolded, Bugs::NONE);
+        Running {
+            worker,
+            scheduler: Worker::new(worker, incarnation, cores, term, retention, bugs),
+            crew,
+            rows,
+            finish: Finish::No,
+            watch: StallWatch {
+                completed: BatchId(0),
+                since_ns: monotonic_now(),
+                asked_ns: 0,
+                answer: None,
+            },
+            actions: Vec::new(),
+            cpu_before_ns: thread_cpu_ns(),
         }
     }
 
-    fn hear(
-        &mut self,
-        message: ToWorker,
-        scheduler: &mut Worker,
-        actions: &mut Vec<WorkerAction>,
-    ) -> Result<(), NodeError> {
+    /// Passes on what has come; over when everything is reported.
+    pub(super) fn step(&mut self, node: &mut WorkerNode) -> Result<Step, NodeError> {
+        self.take_outputs(node)?;
+        self.send_rows(node)?;
+        if matches!(self.finish, Finish::Done) {
+            return Ok(Step::Over);
+        }
+        let status = self.status()?;
+        node.heartbeat(status)?;
+        node.pump_io()?;
+        while let Some(message) = node.take_message() {
+            self.hear(message)?;
+        }
+        self.perform(node)?;
+        if !self.crew.outputs.is_empty() {
+            return Ok(Step::Again);
+        }
+        Ok(match (self.rows.is_empty(), node.link.is_congested()) {
+            (true, _) => Step::Until(u64::MAX),
+            // A thread that takes from a channel wakes nobody.
+            (false, true) => Step::Until(monotonic_now() + 1_000_000),
+            (false, false) => Step::Again,
+        })
+    }
+
+    fn hear(&mut self, message: ToWorker) -> Result<(), NodeError> {
         match message {
             ToWorker::Order(order) => {
-                scheduler.handle(WorkerEvent::Driver(order), actions);
+                self.scheduler.handle(WorkerEvent::Driver(order), &mut self.actions);
                 Ok(())
             }
             ToWorker::Finish => {
@@ -130,15 +110,15 @@ impl<'a> Running<'a> {
         }
     }
 
-    fn perform(&mut self, actions: &mut Vec<WorkerAction>) -> Result<(), NodeError> {
-        for action in actions.drain(..) {
+    fn perform(&mut self, node: &mut WorkerNode) -> Result<(), NodeError> {
+        for action in self.actions.drain(..) {
             match action {
                 WorkerAction::ToCores(order) => {
                     self.crew.tell_all(|| CoreCommand::Order(order.clone()))?;
                 }
-                WorkerAction::ToDriver(message) => self.node.send(ToDriver::Report(message))?,
+                WorkerAction::ToDriver(message) => node.send(ToDriver::Report(message))?,
                 WorkerAction::Leave => {
-                    let peer = &self.node.peer;
+                    let peer = &node.peer;
                     let reason = format!("the driver at {peer} gave this worker up; it ends here");
                     return Err(NodeError::Job(reason));
                 }
@@ -147,27 +127,23 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
-    fn take_outputs(
-        &mut self,
-        scheduler: &mut Worker,
-        watch: &mut StallWatch,
-        actions: &mut Vec<WorkerAction>,
-    ) -> Result<(), NodeError> {
+    fn take_outputs(&mut self, node: &mut WorkerNode) -> Result<(), NodeError> {
         while let Ok((core, output)) = self.crew.outputs.try_recv() {
             match output {
                 CoreOutput::Report(report) => {
                     // Results leave before the report that says their batches are done.
-                    self.send_rows()?;
-                    scheduler.handle(WorkerEvent::Core { core, report }, actions);
-                    self.perform(actions)?;
+                    self.send_rows(node)?;
+                    let event = WorkerEvent::Core { core, report };
+                    self.scheduler.handle(event, &mut self.actions);
+                    self.perform(node)?;
                 }
-                CoreOutput::Waiting(text) => watch.answer = Some(text),
+                CoreOutput::Waiting(text) => self.watch.answer = Some(text),
                 CoreOutput::PeerLost { worker, reason } => {
-                    self.node.send(ToDriver::PeerLost { worker, reason })?;
+                    node.send(ToDriver::PeerLost { worker, reason })?;
                 }
-                CoreOutput::Failed { reason } => self.node.send(ToDriver::Failed { reason })?,
+                CoreOutput::Failed { reason } => node.send(ToDriver::Failed { reason })?,
                 CoreOutput::Finished { counters, cpu_ns, memory } => {
-                    self.core_finished(counters, cpu_ns, &memory)?;
+                    self.core_finished(node, counters, cpu_ns, &memory)?;
                 }
             }
         }
@@ -176,11 +152,12 @@ impl<'a> Running<'a> {
 
     fn core_finished(
         &mut self,
+        node: &mut WorkerNode,
         counters: BTreeMap<String, u64>,
         cpu_ns: u64,
         memory: &MemoryPeaks,
     ) -> Result<(), NodeError> {
-        self.send_rows()?;
+        self.send_rows(node)?;
         let Finish::Collecting { cores_left, report } = &mut self.finish else { return Ok(()) };
         report.cores_cpu_ns += cpu_ns;
         report.memory.add(memory);
@@ -198,26 +175,22 @@ impl<'a> Running<'a> {
         report.memory.results_bytes = self.rows.peak_bytes() as u64;
         let report = std::mem::take(report);
         self.finish = Finish::Done;
-        self.node.send(ToDriver::Finished(report))
+        node.send(ToDriver::Finished(report))
     }
 
-    fn send_rows(&mut self) -> Result<(), NodeError> {
+    fn send_rows(&self, node: &mut WorkerNode) -> Result<(), NodeError> {
         // A driver that is slow to read makes the sinks keep their rows.
-        while !self.node.link.is_congested()
+        while !node.link.is_congested()
             && let Some(rows) = self.rows.take()
         {
-            self.node.send(ToDriver::Results { rows })?;
+            node.send(ToDriver::Results { rows })?;
         }
         Ok(())
     }
 
     /// What the next heartbeat says, and questions to the cores if nothing moves.
-    fn status(
-        &mut self,
-        worker: WorkerId,
-        watch: &mut StallWatch,
-    ) -> Result<WorkerStatus, NodeError> {
-        let now = monotonic_now();
+    fn status(&mut self) -> Result<WorkerStatus, NodeError> {
+        let (now, watch) = (monotonic_now(), &mut self.watch);
         let completed = self.crew.completed();
         if completed != watch.completed {
             *watch = StallWatch { completed, since_ns: now, asked_ns: 0, answer: None };
@@ -228,7 +201,7 @@ impl<'a> Running<'a> {
             watch.asked_ns = now;
             self.crew.tell_all(|| CoreCommand::Explain)?;
         }
-        let stuck = self.crew.stuck(worker, now).filter(|_| stalled);
+        let stuck = self.crew.stuck(self.worker, now).filter(|_| stalled);
         let stuck = stuck.map(|text| match self.rows.blocked_by() {
             Some(bytes) => format!("{text}, {} of results wait for the driver", Size(bytes)),
             None => text,
@@ -237,7 +210,7 @@ impl<'a> Running<'a> {
             completed: completed.0,
             records: self.crew.records(),
             stalled: stuck.or_else(|| watch.answer.clone()),
-            paused: self.crew.paused(worker, now),
+            paused: self.crew.paused(self.worker, now),
         })
     }
 }

@@ -1,0 +1,189 @@
+//! How a worker joins: welcomed, it builds the job; introduced to its peers, it connects to them and
+//! starts its cores; and it is ready when it knows the driver's time.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use drizzle_scheduler::WorkerId;
+
+use super::crew::{Crew, Surroundings};
+use super::running::Running;
+use super::{Identity, Peers, Stage, Step, WorkerNode, ended_by, open_control_io};
+use crate::clock::monotonic_now;
+use crate::core::LinkPlan;
+use crate::io::{Capabilities, Chosen, choose};
+use crate::node::connect::{Greetings, check_exposure, listen};
+use crate::node::memory::{Reach, WorkerShares};
+use crate::node::results::WaitingRows;
+use crate::node::{JobSetup, NodeError, Outlet};
+use crate::wire::{Peer, ToDriver, ToWorker, WorkerStatus};
+
+/// What a worker has when it has built the job.
+pub(super) struct Built {
+    identity: Identity,
+    setup: JobSetup,
+    chosen: Chosen,
+    listener: Arc<TcpListener>,
+    rows: WaitingRows,
+}
+
+/// A worker whose peers are calling.
+pub(super) struct Meeting {
+    built: Built,
+    cores_on_host: u32,
+    peers: Vec<Peer>,
+    greetings: Greetings,
+    limit_ns: u64,
+}
+
+/// How long peers may take to call.
+const MEETING_NS: u64 = 5_000_000_000;
+/// Round trips before the job starts.
+const FIRST_SAMPLES: u32 = 4;
+
+impl WorkerNode {
+    /// Waits to be welcomed.
+    pub(super) fn welcomed(&mut self) -> Result<(Stage, Step), NodeError> {
+        self.pump()?;
+        match self.take_message() {
+            None => Ok((Stage::Greeted, Step::Until(u64::MAX))),
+            Some(ToWorker::Welcome { term, worker, incarnation, arguments }) => {
+                self.next_heartbeat_ns = monotonic_now();
+                let identity = Identity { term, worker, incarnation };
+                Ok((Stage::Welcomed(identity, arguments), Step::Again))
+            }
+            Some(other) => Err(ended_by(other)),
+        }
+    }
+
+    /// Builds the job.
+    pub(super) fn build_job(
+        &mut self,
+        identity: Identity,
+        arguments: &[String],
+    ) -> Result<(Stage, Step), NodeError> {
+        let (outlet, rows) = Outlet::new(self.io.waker());
+        let (setup, chosen) = self.build(arguments, &outlet).map_err(NodeError::Setup)?;
+        drop(outlet);
+        let listener = Arc::new(self.listen()?);
+        let data_address = listener.local_addr().map_err(NodeError::io("no local address"))?;
+        let fingerprint = setup.job.plan().fingerprint;
+        (self.config.notice)(&format!("{}: {}", identity.worker, chosen.describe()));
+        let runtime = chosen.name();
+        self.send(ToDriver::Joined { fingerprint, data_address, runtime })?;
+        let built = Built { identity, setup, chosen, listener, rows };
+        Ok((Stage::Built(Box::new(built)), Step::Again))
+    }
+
+    /// Builds the job and chooses host and IO, before any core is started.
+    fn build(
+        &mut self,
+        arguments: &[String],
+        outlet: &Outlet,
+    ) -> Result<(JobSetup, Chosen), String> {
+        let setup = (self.config.factory)(arguments, outlet)?;
+        let options = &setup.options;
+        let capabilities = Capabilities::probe();
+        let cores = usize::from(self.config.cores);
+        let chosen = choose(options.host, options.io, &capabilities, cores)?;
+        Ok((setup, chosen))
+    }
+
+    fn listen(&self) -> Result<TcpListener, NodeError> {
+        check_exposure(self.local_ip, self.config.exposure)?;
+        listen(SocketAddr::new(self.local_ip, 0))
+    }
+
+    /// Waits to hear of its peers.
+    pub(super) fn introduced(&mut self, built: Box<Built>) -> Result<(Stage, Step), NodeError> {
+        self.pump()?;
+        let (cores_on_host, peers) = match self.take_message() {
+            None => return Ok((Stage::Built(built), Step::Until(u64::MAX))),
+            Some(ToWorker::Peers { cores_on_host, peers }) => (cores_on_host, peers),
+            Some(other) => return Err(ended_by(other)),
+        };
+        if matches!(self.peers, Peers::Threads(_)) {
+            return self.start_cores(*built, cores_on_host, &peers, Vec::new());
+        }
+        let own = peers.iter().find(|peer| peer.worker == built.identity.worker);
+        let own = own.ok_or_else(|| NodeError::Job("the driver left us out".to_owned()))?;
+        let listener = built.listener.clone();
+        let greetings = Greetings::begin(own, &peers, listener, open_control_io()?)?;
+        let limit_ns = monotonic_now() + MEETING_NS;
+        let meeting = Meeting { built: *built, cores_on_host, peers, greetings, limit_ns };
+        Ok((Stage::Meeting(Box::new(meeting)), Step::Again))
+    }
+
+    /// Looks whether every peer has called.
+    pub(super) fn meet(&mut self, mut meeting: Box<Meeting>) -> Result<(Stage, Step), NodeError> {
+        self.pump()?;
+        if let Some(message) = self.take_message() {
+            return Err(ended_by(message));
+        }
+        if let Some(links) = meeting.greetings.step() {
+            let Meeting { built, cores_on_host, peers, .. } = *meeting;
+            return self.start_cores(built, cores_on_host, &peers, links);
+        }
+        if monotonic_now() > meeting.limit_ns {
+            let missing = meeting.greetings.missing();
+            let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            let missing = missing.join(", ");
+            return Err(NodeError::Job(format!("{missing} did not connect within 5 s")));
+        }
+        Ok((Stage::Meeting(meeting), Step::Again))
+    }
+
+    fn start_cores(
+        &mut self,
+        built: Built,
+        cores_on_host: u32,
+        peers: &[Peer],
+        links: Vec<LinkPlan>,
+    ) -> Result<(Stage, Step), NodeError> {
+        let Built { identity, setup, chosen, rows, .. } = built;
+        let shares = self.share_memory(&setup, identity.worker, peers)?;
+        rows.limit(shares.results_bytes());
+        let around = Surroundings { cores_on_host, peers, links, shares };
+        let crew = Crew::start(self, &identity, setup, &chosen, around)?;
+        let running = Running::new(&identity, self.config.cores, crew, rows);
+        Ok((Stage::Settling(Box::new(running)), Step::Again))
+    }
+
+    /// What each core may take of the worker's memory.
+    fn share_memory(
+        &self,
+        setup: &JobSetup,
+        worker: WorkerId,
+        peers: &[Peer],
+    ) -> Result<WorkerShares, NodeError> {
+        let reach = match self.peers {
+            Peers::Threads(_) => Reach::OneProcess,
+            Peers::Processes => Reach::ManyProcesses,
+        };
+        let shares =
+            WorkerShares::new(setup.options.memory, setup.job.plan(), worker, peers, reach);
+        shares.map_err(|error| NodeError::Setup(error.to_string()))
+    }
+
+    /// Asks for the driver's time, one question after the other, until it is known well enough to start.
+    pub(super) fn settle_clock(
+        &mut self,
+        running: Box<Running>,
+    ) -> Result<(Stage, Step), NodeError> {
+        if self.asked <= self.samples {
+            self.asked = self.samples + 1;
+            self.next_heartbeat_ns = monotonic_now();
+        }
+        self.heartbeat(WorkerStatus::default())?;
+        self.pump_io()?;
+        if let Some(message) = self.take_message() {
+            return Err(ended_by(message));
+        }
+        if self.samples >= FIRST_SAMPLES {
+            self.send(ToDriver::Ready)?;
+            return Ok((Stage::Running(running), Step::Again));
+        }
+        let step = if self.asked <= self.samples { Step::Again } else { Step::Until(u64::MAX) };
+        Ok((Stage::Settling(running), step))
+    }
+}
