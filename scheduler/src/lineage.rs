@@ -147,6 +147,19 @@ impl Known {
         Ok(Learned::New)
     }
 
+    /// Takes what several batches took, of which only the end is kept.
+    fn follow(&mut self, taken: &TakenRange) -> Result<(), BrokenLineage> {
+        let known = self.progress();
+        if taken.range.from > taken.range.to || taken.batch <= known.batch {
+            return Err(BrokenLineage { known, taken: *taken });
+        }
+        self.append(taken)?;
+        self.base = self.position(taken.batch).expect("it was taken just now");
+        self.ranges.clear();
+        self.written = taken.batch;
+        Ok(())
+    }
+
     fn append(&mut self, taken: &TakenRange) -> Result<(), BrokenLineage> {
         let known = self.progress();
         let first = self.first.get_or_insert(taken.range.from);
@@ -204,6 +217,20 @@ impl Lineage {
             self.unwritten.insert(key);
         }
         Ok(learned)
+    }
+
+    /// Adds what batches up to that of `taken` took since the last ones known, where nothing is ever
+    /// repeated: only where each partition goes on is kept.
+    pub fn follow(&mut self, taken: &TakenRange) -> Result<(), BrokenLineage> {
+        let key = (taken.range.stage, taken.range.partition);
+        let Some(known) = self.partitions.get_mut(&key) else {
+            return Err(BrokenLineage { known: Progress::default(), taken: *taken });
+        };
+        let was_open = known.ended_in.is_none();
+        known.follow(taken)?;
+        self.open -= usize::from(was_open && known.ended_in.is_some());
+        self.newest = self.newest.max(taken.batch);
+        Ok(())
     }
 
     /// The batch in which the last source partition ended, once all have.

@@ -12,7 +12,7 @@ use crate::ids::{
 use crate::local::{CoreReport, Retention};
 use crate::message::{
     Decision, DriverMessage, GroupStatistics, Holding, Order, Recover, Report, ScheduleGroup,
-    Standing, WorkerMessage,
+    Standing, TakenRange, WorkerMessage,
 };
 
 /// How many of the last decisions a worker keeps, for others that were told of fewer.
@@ -65,6 +65,8 @@ pub struct Worker {
     prepared: BTreeMap<OrderNumber, u16>,
     /// The last finished batch of each core.
     completed: Vec<BatchId>,
+    /// Ranges that go with the next report of a group.
+    ranges: Vec<TakenRange>,
 }
 
 #[derive(Debug, Default)]
@@ -124,6 +126,7 @@ impl Worker {
             takeover: OpenTakeover { owed: vec![0; usize::from(cores)], ..OpenTakeover::default() },
             prepared: BTreeMap::new(),
             completed: vec![BatchId(0); usize::from(cores)],
+            ranges: Vec::new(),
         }
     }
 
@@ -149,7 +152,16 @@ impl Worker {
             }
             WorkerEvent::Core { core, report } => {
                 debug_assert!(core < self.cores);
-                let report = self.report(core, report);
+                let report = match report {
+                    CoreReport::Ranges(ranges) => self.gather(ranges),
+                    report => self.report(core, report),
+                };
+                if let Some(Report::GroupDone { .. }) = &report
+                    && !self.ranges.is_empty()
+                {
+                    let ranges = std::mem::take(&mut self.ranges);
+                    actions.push(self.to_driver(Report::Ranges(ranges)));
+                }
                 actions.extend(report.map(|report| self.to_driver(report)));
             }
         }
@@ -269,6 +281,17 @@ impl Worker {
             open.cores_done = 0;
         }
         self.stages.retain(|&(batch, _), _| batch > recover.replay_through);
+    }
+
+    /// Where nothing is kept for others, ranges go with the report of a group, in one message for all
+    /// cores, unless they say that a source has ended.
+    fn gather(&mut self, ranges: Vec<TakenRange>) -> Option<Report> {
+        if self.retention != Retention::WhenFolded {
+            return Some(Report::Ranges(ranges));
+        }
+        let ended = ranges.iter().any(|taken| taken.ended);
+        self.ranges.extend(ranges);
+        ended.then(|| Report::Ranges(std::mem::take(&mut self.ranges)))
     }
 
     fn report(&mut self, core: u16, report: CoreReport) -> Option<Report> {

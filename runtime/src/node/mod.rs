@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use drizzle_scheduler::bugs::Bugs;
-use drizzle_scheduler::local::{LocalOptions, Retention};
+use drizzle_scheduler::local::{LocalOptions, RangeReports, Retention};
 use drizzle_scheduler::message::GroupStatistics;
 use drizzle_scheduler::plan::Prescheduling;
 use drizzle_scheduler::{BatchId, PartitionId, StageId};
@@ -111,7 +111,8 @@ impl JobOptions {
             local: LocalOptions {
                 ahead: self.ahead,
                 prescheduling: self.prescheduling,
-                report_ranges_after_ns: 10_000_000,
+                // Nothing is journaled, because nothing is repeated yet.
+                ranges: RangeReports::WithGroups,
                 retention: Retention::WhenFolded,
                 bugs: Bugs::NONE,
             },

@@ -29,7 +29,7 @@ pub use events::*;
 
 use crate::history::History;
 use crate::ids::{BatchId, CoreId, Epoch, Instant, Life, OrderNumber, WorkerId};
-use crate::lineage::{Learned, Lineage};
+use crate::lineage::Lineage;
 use crate::message::{Decision, DriverMessage, Order, Report, TakenRange, WorkerMessage};
 use crate::plan::Plan;
 
@@ -338,16 +338,10 @@ impl Driver {
 
     fn learn(&mut self, ranges: &[TakenRange]) {
         for taken in ranges {
-            let broken = match self.lineage.learn(taken) {
-                Ok(Learned::New | Learned::Known) => None,
-                // Ranges of a partition come from one worker, in order, unless it may move.
-                Ok(Learned::Early) if self.has_journal() => None,
-                Ok(Learned::Early) => {
-                    let range = &taken.range;
-                    let known = self.lineage.progress(range.stage, range.partition);
-                    Some(crate::lineage::BrokenLineage { known, taken: *taken })
-                }
-                Err(broken) => Some(broken),
+            let broken = match self.options.durability {
+                Durability::None => self.lineage.follow(taken).err(),
+                // A range may be known, or wait for those before it.
+                Durability::Journal { .. } => self.lineage.learn(taken).err(),
             };
             if let Some(broken) = broken {
                 self.fail(broken.to_string());

@@ -20,12 +20,25 @@ pub struct LocalOptions {
     pub ahead: u64,
     /// Whether downstream tasks wait for the driver's release.
     pub prescheduling: Prescheduling,
-    /// For how long taken ranges may wait to be reported together, in nanoseconds.
-    pub report_ranges_after_ns: u64,
+    /// When the driver hears what source tasks took.
+    pub ranges: RangeReports,
     /// What is kept for others that are lost.
     pub retention: Retention,
     /// None but in the simulator.
     pub bugs: Bugs,
+}
+
+/// When the driver hears what source tasks took. That a source has ended it hears at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeReports {
+    /// For a journal: each range by itself, several together.
+    Journaled {
+        /// For how long one may wait for others, in nanoseconds.
+        after_ns: u64,
+    },
+    /// Where nothing is ever repeated: before the end of a group, all that its batches took of a partition
+    /// as one range. It costs nothing between the ends of groups, whatever their size.
+    WithGroups,
 }
 
 /// What is kept for others that are lost.

@@ -134,7 +134,7 @@ impl LocalScheduler {
             started: BatchId(0),
             promises: BTreeMap::new(),
             credit: Credit::new(core, options.ahead),
-            ranges: Ranges::new(bugs, retention, options.report_ranges_after_ns),
+            ranges: Ranges::new(bugs, retention, options.ranges),
             unproven: Vec::new(),
             retained: Retained::new(retention, bugs),
             rolled_back: BTreeMap::new(),

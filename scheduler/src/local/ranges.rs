@@ -2,24 +2,29 @@
 //! may depend on them, until they are in the journal. No state that survives may depend on a range
 //! known only to the dead (DESIGN.md, section 5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bugs::{Bug, Bugs};
 use crate::ids::{BatchId, Instant, PartitionId, StageId};
-use crate::local::Retention;
-use crate::message::TakenRange;
+use crate::local::{RangeReports, Retention};
+use crate::message::{SourceRange, TakenRange};
 
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Ranges {
     bugs: Bugs,
     retention: Retention,
-    report_after_ns: u64,
+    reports: RangeReports,
     /// Ranges after the durable batch.
     known: BTreeMap<(BatchId, StageId, PartitionId), (TakenRange, Origin)>,
     /// The ranges of all batches up to this one are in the journal.
     recorded: BatchId,
     unreported: Vec<TakenRange>,
+    /// Where only the ends of groups count: the place in `unreported` of the partition that is next, if
+    /// batches take their partitions in the same order.
+    next: usize,
+    /// Source partitions whose end was reported.
+    ended: BTreeSet<(StageId, PartitionId)>,
     due: Option<Instant>,
     /// Ranges of runs that go on: their end repeats them.
     announced: Vec<TakenRange>,
@@ -32,14 +37,16 @@ pub(super) enum Origin {
 }
 
 impl Ranges {
-    pub(super) fn new(bugs: Bugs, retention: Retention, report_after_ns: u64) -> Ranges {
+    pub(super) fn new(bugs: Bugs, retention: Retention, reports: RangeReports) -> Ranges {
         Ranges {
             bugs,
             retention,
-            report_after_ns,
+            reports,
             known: BTreeMap::new(),
             recorded: BatchId(0),
             unreported: Vec::new(),
+            next: 0,
+            ended: BTreeSet::new(),
             due: None,
             announced: Vec::new(),
         }
@@ -69,10 +76,44 @@ impl Ranges {
 
     fn take(&mut self, now: Instant, taken: &TakenRange, durable: BatchId) {
         self.know(taken, Origin::Own, durable);
-        self.unreported.push(*taken);
-        let due = self.due.unwrap_or(now.after(self.report_after_ns));
-        // The driver waits for the end of all sources: it is told at once.
-        self.due = Some(if taken.ended { now.min(due) } else { due });
+        match self.reports {
+            RangeReports::Journaled { after_ns } => {
+                self.unreported.push(*taken);
+                let due = self.due.unwrap_or(now.after(after_ns));
+                // The driver waits for the end of all sources: it is told at once.
+                self.due = Some(if taken.ended { now.min(due) } else { due });
+            }
+            RangeReports::WithGroups => {
+                self.extend(taken);
+                let key = (taken.range.stage, taken.range.partition);
+                if taken.ended && self.ended.insert(key) {
+                    self.due = Some(now);
+                }
+            }
+        }
+    }
+
+    /// Makes one range of what batches that follow each other took of a partition.
+    fn extend(&mut self, taken: &TakenRange) {
+        let is_of = |known: &TakenRange| {
+            (known.range.stage, known.range.partition) == (taken.range.stage, taken.range.partition)
+        };
+        let next = self.unreported.get(self.next).is_some_and(is_of).then_some(self.next);
+        match next.or_else(|| self.unreported.iter().position(is_of)) {
+            Some(index) => {
+                let known = &mut self.unreported[index];
+                let range = SourceRange { from: known.range.from, ..taken.range };
+                *known = TakenRange { range, ..*taken };
+                self.next = index + 1;
+            }
+            None => {
+                self.unreported.push(*taken);
+                self.next = 0;
+            }
+        }
+        if self.next == self.unreported.len() {
+            self.next = 0;
+        }
     }
 
     /// Keeps a range for others; one that is known already stays as it is.
@@ -121,6 +162,7 @@ impl Ranges {
     /// What was not reported yet.
     pub(super) fn flush(&mut self) -> Option<Vec<TakenRange>> {
         self.due = None;
+        self.next = 0;
         (!self.unreported.is_empty()).then(|| std::mem::take(&mut self.unreported))
     }
 }

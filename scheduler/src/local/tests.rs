@@ -305,7 +305,7 @@ fn ahead(ahead: u64) -> LocalOptions {
     LocalOptions {
         ahead,
         prescheduling: Prescheduling::On,
-        report_ranges_after_ns: 100,
+        ranges: RangeReports::Journaled { after_ns: 100 },
         retention: Retention::WhenFolded,
         bugs: Bugs::NONE,
     }

@@ -369,8 +369,29 @@ fn a_stage_is_done_when_the_cores_that_run_it_here_are() {
 }
 
 #[test]
-fn ranges_are_passed_on_at_once() {
+fn ranges_that_are_journaled_are_passed_on_at_once() {
     let ranges: Vec<TakenRange> = Vec::new();
     let report = Bench::new().core(0, CoreReport::Ranges(ranges.clone()));
     assert_eq!(report, Some(Report::Ranges(ranges)));
+}
+
+#[test]
+fn where_nothing_is_repeated_ranges_of_all_cores_go_before_the_end_of_their_group() {
+    let mut bench = Bench::with(Retention::WhenFolded, Bugs::NONE);
+    bench.decide(group(1, 1, 5));
+    let taken = |partition, ended| {
+        let range =
+            SourceRange { stage: StageId(0), partition: PartitionId(partition), from: 0, to: 9 };
+        TakenRange { batch: BatchId(5), range, ended, watermark: Watermark(9) }
+    };
+    assert_eq!(bench.core(0, CoreReport::Ranges(vec![taken(0, false)])), None);
+    assert_eq!(bench.core(0, group_done(1, 1)), None);
+    assert_eq!(bench.core(1, CoreReport::Ranges(vec![taken(1, false)])), None);
+    let event = WorkerEvent::Core { core: 1, report: group_done(1, 1) };
+    bench.worker.handle(event, &mut bench.actions);
+    let [ranges, done] = &std::mem::take(&mut bench.actions)[..] else { panic!("two reports") };
+    assert_eq!(said(ranges.clone()), Report::Ranges(vec![taken(0, false), taken(1, false)]));
+    assert!(matches!(said(done.clone()), Report::GroupDone { .. }));
+    let end = vec![taken(0, true)];
+    assert_eq!(bench.core(0, CoreReport::Ranges(end.clone())), Some(Report::Ranges(end)));
 }

@@ -276,8 +276,8 @@ fn a_gap_between_two_ranges_fails_the_job() {
 }
 
 #[test]
-fn a_batch_that_a_source_left_out_fails_the_job() {
-    let script = "took 0 1 0 0 10\n took 0 3 0 10 20";
+fn a_range_speaks_for_all_batches_since_the_last_one() {
+    let script = "took 0 1 0 0 10\n took 0 3 0 10 20\n took 0 2 0 20 30";
     check_begun(
         options(1, 3),
         ONE_WORKER_THREE_BATCHES,
@@ -285,7 +285,8 @@ fn a_batch_that_a_source_left_out_fails_the_job() {
         &expect![[r#"
             took 0 1 0 0 10
             took 0 3 0 10 20
-                failed: partition 0 of stage 0 took [10, 20) in batch 3, but batch 1 had taken up to 10
+            took 0 2 0 20 30
+                failed: partition 0 of stage 0 took [20, 30) in batch 2, but batch 3 had taken up to 20
         "#]],
     );
 }

@@ -168,3 +168,40 @@ fn taken_ranges_are_reported_together_after_a_while_and_before_their_group_is_do
     assert_eq!((&last[..], *group), (&[taken(4, 20, 25, false)][..], GroupId(1)));
     assert_eq!(bench.scheduler.deadline(), None);
 }
+
+#[test]
+fn where_nothing_is_repeated_a_group_is_one_range_of_each_partition() {
+    let plan = chain(&[(UNPACED, 3)]);
+    let options = LocalOptions { ranges: RangeReports::WithGroups, ..ahead(8) };
+    let mut bench = Bench::with(&plan, vec![vec![core(0, 0); 3]], options);
+    bench.group(1, 4);
+    bench.group(5, 2);
+    let take = |bench: &mut Bench, ended: u64| {
+        let run = bench.scheduler.next(bench.now).expect("a batch is scheduled");
+        let taken = |&partition: &PartitionId| {
+            let ended = u64::from(partition.0) == 1 && run.batch.0 >= ended;
+            TakenRange { ended, ..range_of(run.batch.0, StageId(0), partition) }
+        };
+        let ranges: Vec<TakenRange> = run.partitions.iter().map(taken).collect();
+        let (published, combined) = (&[], &[]);
+        let event =
+            LocalEvent::RunDone { run: &run, ranges: &ranges, published, combined, run_ns: 1 };
+        bench.handle(event);
+        bench.reports()
+    };
+    let merged = |first: u64, last: u64, ended: bool| {
+        let merged = (0..3).map(|partition| {
+            let taken = range_of(last, StageId(0), PartitionId(partition));
+            let range = SourceRange { from: first * 5, ..taken.range };
+            TakenRange { range, ended: ended && partition == 1, ..taken }
+        });
+        CoreReport::Ranges(merged.collect())
+    };
+    for _ in 1..4 {
+        assert_eq!(take(&mut bench, 5), []);
+        assert_eq!(bench.scheduler.deadline(), None, "nothing is due before the group is done");
+    }
+    assert_eq!(take(&mut bench, 5)[0], merged(1, 4, false));
+    assert_eq!(take(&mut bench, 5), [merged(5, 5, true)], "an end does not wait");
+    assert_eq!(take(&mut bench, 5)[0], merged(6, 6, true));
+}

@@ -5,7 +5,7 @@ use super::network::{Channel, Fate};
 use super::{Event, Simulation, name};
 use crate::driver::Durability;
 use crate::ids::{CoreId, Incarnation, Instant, Life, Term, WorkerId};
-use crate::local::{CoreReport, LocalOptions, LocalScheduler, Retention};
+use crate::local::{CoreReport, LocalOptions, LocalScheduler, RangeReports, Retention};
 use crate::message::{DriverMessage, Order};
 use crate::sim::coverage::Fault;
 use crate::sim::generator::{INTERVAL, SILENCE, STEP_NS};
@@ -116,6 +116,15 @@ impl Simulation {
         }
     }
 
+    fn range_reports(&self) -> RangeReports {
+        match self.scenario.durability {
+            Durability::None => RangeReports::WithGroups,
+            Durability::Journal { .. } => {
+                RangeReports::Journaled { after_ns: self.scenario.report_after * STEP_NS }
+            }
+        }
+    }
+
     /// Workers whose process is alive, whether it moves or not.
     pub(super) fn alive(&self) -> Vec<WorkerId> {
         let alive = self.processes.iter().filter(|(_, process)| process.is_alive());
@@ -135,7 +144,7 @@ impl Simulation {
         let options = LocalOptions {
             ahead: self.scenario.ahead,
             prescheduling: self.scenario.prescheduling,
-            report_ranges_after_ns: self.scenario.report_after * STEP_NS,
+            ranges: self.range_reports(),
             retention: self.retention(),
             bugs: self.bugs,
         };
