@@ -15,8 +15,8 @@ use drizzle::dataflow::{
 use drizzle::host::{Cpus, Polling};
 use drizzle::io::{self, HostKind, IoKind};
 use drizzle::node::{
-    ClusterConfig, Collect, DriverConfig, Exposure, JobOptions, JobReport, JobSetup, Memory,
-    NodeError, Observer, Outlet, ProgressReport, StopFlag, WorkerConfig, run_local,
+    ClusterConfig, Collect, DriverConfig, Exposure, JobOptions, JobReport, JobSetup, LocalWorkers,
+    Memory, NodeError, Observer, Outlet, ProgressReport, StopFlag, WorkerConfig, run_local,
 };
 use drizzle::scheduler::plan::{Pacing, Prescheduling};
 use drizzle::scheduler::{Instant, PartitionId};
@@ -242,7 +242,7 @@ impl Case {
                 }),
                 notice: |_| {},
             },
-            processes: None,
+            workers: LocalWorkers::Threads,
         }
     }
 
