@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use drizzle_apps::size::Size;
 use serde_json::{Value, json};
 
 use crate::figures::{median, reached, write_json};
 use crate::machine;
+use crate::projection::{self, Input, Way};
 use crate::run::ysb;
 
 /// How the measurement is done.
@@ -68,15 +70,25 @@ const SHAPES: [Shape; 4] = [
     },
 ];
 
+/// The way of the ways to go through lines that has a goal, in million lines a second.
+const PROJECTION: &str = "json_projection_meps_per_core";
+const PROJECTION_GOAL: f64 = 40.0;
+
 /// Runs the rounds and prints their medians.
 pub(crate) fn measure(flags: &Flags) -> Result<()> {
     let mut rates: Vec<Vec<f64>> = SHAPES.iter().map(|_| Vec::new()).collect();
     let mut reports: Vec<Value> = SHAPES.iter().map(|_| Value::Null).collect();
+    let size: Size = flags.size.parse().map_err(anyhow::Error::msg)?;
+    let (input, mut ways) = (Input::new(size.0)?, projection::ways());
     for round in 1..=flags.rounds {
+        for way in &mut ways {
+            let rate = way.run(&input)?;
+            eprintln!("round {round} of {}: {:<34}{rate:>8.1} M/s", flags.rounds, way.what);
+        }
         for (index, shape) in SHAPES.iter().enumerate() {
             let report = ysb(&command(flags, shape))?;
             let rate = report["events_per_second"].as_f64().context("no events per second")? / 1e6;
-            eprintln!("round {round} of {}: {:<28}{rate:>8.1} M/s", flags.rounds, shape.what);
+            eprintln!("round {round} of {}: {:<34}{rate:>8.1} M/s", flags.rounds, shape.what);
             rates[index].push(rate);
             reports[index] = report;
         }
@@ -95,7 +107,11 @@ pub(crate) fn measure(flags: &Flags) -> Result<()> {
         figures["rounds"][shape.key] = json!(rates);
         figures["output_hash"][shape.key] = report["output_hash"].clone();
     }
-    print(&figures);
+    for way in &ways {
+        figures[way.key] = json!(median(&way.rates));
+        figures["rounds"][way.key] = json!(way.rates);
+    }
+    print(&figures, &ways);
     write_json(flags.json.as_deref(), &figures)
 }
 
@@ -107,18 +123,28 @@ fn command(flags: &Flags, shape: &Shape) -> Vec<String> {
     words.iter().copied().chain(["--workers", &workers]).map(str::to_owned).collect()
 }
 
-fn print(figures: &Value) {
+fn print(figures: &Value, ways: &[Way]) {
     machine::print(figures);
+    for way in ways {
+        let rate = median(&way.rates);
+        let goal = match way.key {
+            PROJECTION => {
+                format!("goal {PROJECTION_GOAL:.0} M/s: {}", reached(rate >= PROJECTION_GOAL))
+            }
+            _ => String::new(),
+        };
+        println!("{:<34}{rate:>8.1} M lines/s      {goal}", way.what);
+    }
     for shape in &SHAPES {
         let rate = figures[shape.key].as_f64().unwrap_or(f64::NAN);
         let goal = match shape.goal {
             Some(goal) => format!("goal {goal:.0} M/s: {}", reached(rate >= goal)),
             None => String::new(),
         };
-        println!("{:<32}{rate:>8.1} M events/s     {goal}", shape.what);
+        println!("{:<34}{rate:>8.1} M events/s     {goal}", shape.what);
     }
-    println!("checkpoints                     none yet: the job keeps nothing durable");
+    println!("checkpoints                       none yet: the job keeps nothing durable");
     println!(
-        "verified                        every run, with a sequential run over the same events"
+        "verified                          every run, with a sequential run over the same events"
     );
 }

@@ -7,6 +7,7 @@ mod data_plane;
 mod figures;
 mod machine;
 mod polling;
+mod projection;
 mod run;
 
 use std::process::ExitCode;
