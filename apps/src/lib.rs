@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod costs;
 mod flags;
 mod launch;
 pub mod size;

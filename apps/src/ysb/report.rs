@@ -18,6 +18,7 @@ use super::oracle::{Expected, ResultRow, Verdict};
 use super::output::Summary;
 use super::replay::Memory;
 use super::results::TimedRow;
+use crate::costs::{CoreTime, calls_json, time_json};
 use crate::flags::ClusterFlags;
 
 /// Makes sure, before the job runs, that its report can be written and is none of the `other` files.
@@ -232,10 +233,12 @@ impl Report {
             "release_messages": self.job.release_messages,
             "groups": self.job.groups,
             "batches": self.job.last_batch.0,
+            "time_ns_by_kind": time_json(&self.job),
+            "system_calls": calls_json(&self.job),
             "memory_peak_bytes": {
-                "blocks": self.job.memory.blocks_bytes,
-                "state": self.job.memory.state_bytes,
-                "results": self.job.memory.results_bytes,
+                "blocks": self.job.costs.memory.blocks_bytes,
+                "state": self.job.costs.memory.state_bytes,
+                "results": self.job.costs.memory.results_bytes,
             },
             "overtaken": self.job.statistics.overtaken,
             "worst_delay_us": micros(self.job.statistics.worst_delay_ns),
@@ -439,6 +442,7 @@ impl fmt::Display for Report {
             self.group_size,
             self.scheduling_ns_per_task() / 1e3,
         )?;
+        writeln!(out, "{:<20}{}", "core time", CoreTime(&self.job))?;
         let runtimes: Vec<&str> = self.job.runtimes.iter().map(String::as_str).collect();
         let cores = self.cores_of_each();
         let plural = if cores == 1 { "core" } else { "cores" };

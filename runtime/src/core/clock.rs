@@ -35,7 +35,12 @@ impl CoreClock {
 
     /// The driver's time now.
     pub fn now(&self) -> Instant {
-        let now = monotonic_now().saturating_add_signed(self.offset.0.load(Ordering::Relaxed));
+        self.at(monotonic_now())
+    }
+
+    /// The driver's time now, when the local monotonic time is `now_ns`.
+    pub fn at(&self, now_ns: u64) -> Instant {
+        let now = now_ns.saturating_add_signed(self.offset.0.load(Ordering::Relaxed));
         self.told.set(self.told.get().max(now));
         Instant(self.told.get())
     }

@@ -5,6 +5,7 @@
 mod boundary;
 mod clock;
 mod inputs;
+mod laps;
 mod links;
 mod memory;
 mod status;
@@ -27,11 +28,12 @@ use crate::dataflow::stage::{Stage, StageContext};
 use crate::host::{CoreLoop, Progress};
 use crate::io::{Completion, Inbox, Io, Waker};
 use crate::transport::{Cargo, CoreMail, MeshPlace, Parcel};
-use crate::wire::MemoryPeaks;
+use crate::wire::CoreCosts;
 
 pub use boundary::abort_on_panic_outside_tasks;
 pub use clock::{ClockOffset, CoreClock};
 use inputs::Inputs;
+use laps::{Doing, Laps};
 pub use links::LinkPlan;
 use links::{Arrival, Links};
 use memory::Memory;
@@ -76,8 +78,8 @@ pub enum CoreOutput {
         counters: BTreeMap<String, u64>,
         /// CPU time of the thread, in nanoseconds.
         cpu_ns: u64,
-        /// The most memory that it took, without results.
-        memory: MemoryPeaks,
+        /// What it took beside that, but for sleep and results.
+        costs: CoreCosts,
     },
 }
 
@@ -153,8 +155,9 @@ pub struct Core {
     origin: Instant,
     /// Tasks that could run if there were memory for what they write, the oldest batch first.
     postponed: VecDeque<Run>,
-    /// Time in the scheduler since the last group report, in nanoseconds.
-    schedule_ns: u64,
+    laps: Laps,
+    /// The last step found nothing.
+    was_idle: bool,
     phase: Phase,
     // Scratch, kept for its capacity.
     actions: Vec<LocalAction>,
@@ -231,7 +234,8 @@ impl Core {
             clock: parts.clock,
             origin: Instant(0),
             postponed: VecDeque::new(),
-            schedule_ns: 0,
+            laps: Laps::new(),
+            was_idle: false,
             phase: Phase::Running,
             actions: Vec::new(),
             completions: Vec::new(),
@@ -258,10 +262,9 @@ impl Core {
         if let Order::Decision { decision: Decision::ScheduleGroup(group), .. } = &order {
             self.origin = group.origin;
         }
-        let began = monotonic_now();
-        let now = self.clock.now();
+        let now = self.clock.at(self.laps.lap(Doing::Receive));
         self.scheduler.handle(now, LocalEvent::Order(order), &mut self.actions);
-        self.schedule_ns += monotonic_now() - began;
+        self.laps.lap(Doing::Schedule);
         self.perform();
     }
 
@@ -271,17 +274,17 @@ impl Core {
             while let Some(mail) = self.inboxes[index].try_recv() {
                 any = true;
                 match mail {
-                    CoreMail::Deliver(parcel) => self.deliver(parcel),
-                    CoreMail::Relay { to, cargo } => self.links.send(to, &cargo),
+                    CoreMail::Deliver(parcel) => self.deliver(parcel, Doing::Receive),
+                    CoreMail::Relay { to, cargo } => self.post(to, &cargo),
                 }
             }
         }
         any
     }
 
-    /// Takes in what is for this core.
-    fn deliver(&mut self, parcel: Parcel) {
-        let began = monotonic_now();
+    /// Takes in what is for this core, after `before`.
+    fn deliver(&mut self, parcel: Parcel, before: Doing) {
+        let now_ns = self.laps.lap(before);
         match parcel {
             Parcel::Block(block) => {
                 if self.scheduler.offer(block.notice()) == Offer::Keep {
@@ -289,13 +292,13 @@ impl Core {
                 }
             }
             Parcel::Completed { from, batch } => {
-                let now = self.clock.now();
+                let now = self.clock.at(now_ns);
                 self.memory.completed(from, batch);
                 let event = LocalEvent::PeerCompleted { core: from, batch };
                 self.scheduler.handle(now, event, &mut self.actions);
             }
         }
-        self.schedule_ns += monotonic_now() - began;
+        self.laps.lap(Doing::Schedule);
         self.perform();
     }
 
@@ -319,6 +322,9 @@ impl Core {
         if let Err((worker, closed)) = self.links.drive(&mut *self.io, &mut intake, &mut arrivals) {
             self.peer_lost(worker, &closed.to_string());
         }
+        if any || !arrivals.is_empty() {
+            self.laps.lap(Doing::Receive);
+        }
         for Arrival { to_core, parcel } in arrivals {
             let to = CoreId { worker: self.core.worker, core: to_core };
             self.hand_over(to, parcel);
@@ -334,7 +340,7 @@ impl Core {
     /// Brings a parcel on its way to a core: by pointer, mailbox or connection.
     fn hand_over(&mut self, to: CoreId, parcel: Parcel) {
         if to == self.core {
-            self.deliver(parcel);
+            self.deliver(parcel, Doing::Send);
         } else if let Some(outgoing) = self.outboxes.get_mut(&to) {
             outgoing.send(CoreMail::Deliver(parcel));
         } else {
@@ -370,7 +376,8 @@ impl Core {
     /// Sends another worker something, by way of the core that has the connection.
     fn ship(&mut self, to: WorkerId, cargo: Cargo) {
         if self.links.has(to) {
-            return self.links.send(to, &cargo);
+            self.laps.lap(Doing::Send);
+            return self.post(to, &cargo);
         }
         let owner = CoreId { worker: self.core.worker, core: owner_of(to, self.cores) };
         // Without a connection there is no peer, which the driver has been told.
@@ -379,20 +386,27 @@ impl Core {
         }
     }
 
+    /// Makes a frame of something for a worker whose connection is here.
+    fn post(&mut self, to: WorkerId, cargo: &Cargo) {
+        self.links.send(to, cargo);
+        self.laps.lap(Doing::Serialise);
+    }
+
     /// Runs one ready task, if there is one.
     fn run_one(&mut self) -> bool {
         if self.phase != Phase::Running {
             return false;
         }
         let began = monotonic_now();
-        let now = self.clock.now();
+        let now = self.clock.at(began);
         let Some(run) = self.next_run(now) else {
             self.tick(now);
             return false;
         };
-        let started = monotonic_now();
+        self.laps.lap_at(began, Doing::Poll);
+        let started = self.laps.lap(Doing::Schedule);
         let result = self.execute(&run, started);
-        let ended = monotonic_now();
+        let ended = self.laps.lap(Doing::Run);
         if let Err(reason) = result {
             self.fail(reason);
             return true;
@@ -402,14 +416,15 @@ impl Core {
         // Nothing is kept for others, so nobody asks what was published.
         let (published, combined) = (&[], &[]);
         let event = LocalEvent::RunDone { run: &run, ranges: &ranges, published, combined, run_ns };
-        self.scheduler.handle(self.clock.now(), event, &mut self.actions);
+        self.scheduler.handle(self.clock.at(ended), event, &mut self.actions);
         self.ranges = ranges;
         self.ranges.clear();
-        self.schedule_ns += (started - began) + (monotonic_now() - ended);
+        self.laps.lap(Doing::Schedule);
         self.perform();
         let mut outgoing = std::mem::take(&mut self.outgoing);
         self.hand_over_blocks(&mut outgoing);
         self.outgoing = outgoing;
+        self.laps.lap(Doing::Send);
         true
     }
 
@@ -456,7 +471,7 @@ impl Core {
 
     fn report(&mut self, mut report: CoreReport) {
         if let CoreReport::GroupDone { statistics, .. } = &mut report {
-            let schedule_ns = std::mem::take(&mut self.schedule_ns);
+            let schedule_ns = self.laps.take_schedule_ns();
             statistics.merge(&GroupStatistics { schedule_ns, ..GroupStatistics::default() });
         }
         self.tell_control(CoreOutput::Report(report));
@@ -489,8 +504,12 @@ impl Core {
                 *counters.entry(format!("{operator}.{what}")).or_default() += count;
             });
         }
-        let memory = self.memory.peaks();
-        self.tell_control(CoreOutput::Finished { counters, cpu_ns: thread_cpu_ns(), memory });
+        let costs = CoreCosts {
+            time: self.laps.total(),
+            calls: self.io.calls(),
+            memory: self.memory.peaks(),
+        };
+        self.tell_control(CoreOutput::Finished { counters, cpu_ns: thread_cpu_ns(), costs });
         self.phase = Phase::Done;
     }
 
@@ -544,6 +563,9 @@ const LOOK_AGAIN_NS: u64 = 100_000;
 
 impl CoreLoop for Core {
     fn step(&mut self) -> Progress {
+        if self.was_idle {
+            self.laps.lap(Doing::Idle);
+        }
         let mut busy = self.read_commands();
         busy |= self.read_mail();
         busy |= self.poll_io();
@@ -553,7 +575,9 @@ impl CoreLoop for Core {
             self.io.close(&mut self.completions);
             return Progress::Done;
         }
+        self.was_idle = !busy;
         if busy {
+            self.laps.lap(Doing::Poll);
             return Progress::Busy;
         }
         let deadline = self.scheduler.deadline().filter(|_| self.phase == Phase::Running);

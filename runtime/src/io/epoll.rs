@@ -20,7 +20,9 @@ use std::time::Duration;
 
 use drizzle_shuffle::Landing;
 
-use super::{Body, Completion, ExternalPark, Io, Op, Outcome, Readiness, Token, Waker, sys};
+use super::{
+    Body, Completion, ExternalPark, Io, Op, Outcome, Readiness, SystemCalls, Token, Waker, sys,
+};
 
 /// What marks an event of the waker.
 const WAKE: u64 = u64::MAX;
@@ -41,6 +43,7 @@ pub struct EpollIo {
     /// Operations that were submitted and have not completed.
     pending: usize,
     events: Vec<sys::Event>,
+    calls: SystemCalls,
     stage: Stage,
 }
 
@@ -101,6 +104,7 @@ impl EpollIo {
             failed: Vec::new(),
             pending: 0,
             events: vec![sys::Event { events: 0, u64: 0 }; EVENTS],
+            calls: SystemCalls::default(),
             stage: Stage::Awake,
         })
     }
@@ -121,6 +125,7 @@ impl EpollIo {
                     stream.as_fd()
                 }
             };
+            self.calls.registrations += 1;
             sys::epoll_add(self.epoll.as_fd(), fd, descriptor as u64)?;
             self.sockets[descriptor] = Some(Socket::new(Identity::of(op)));
         }
@@ -132,7 +137,7 @@ impl EpollIo {
         while let Some(descriptor) = self.promising.pop_front() {
             let Some(socket) = &mut self.sockets[descriptor] else { continue };
             for direction in [&mut socket.input, &mut socket.output] {
-                if let Some(completion) = direction.attempt() {
+                if let Some(completion) = direction.attempt(&mut self.calls) {
                     self.pending -= 1;
                     completions.push(completion);
                 }
@@ -143,6 +148,7 @@ impl EpollIo {
     /// Takes the events that have come, without waiting.
     fn harvest(&mut self) {
         loop {
+            self.calls.polls += 1;
             let count = sys::epoll_take(self.epoll.as_fd(), &mut self.events);
             for event in &self.events[..count] {
                 let (flags, key) = (event.events, event.u64);
@@ -197,6 +203,7 @@ impl Io for EpollIo {
 
     fn park(&mut self, timeout: Option<Duration>) {
         if self.begin() == Readiness::Waiting {
+            self.calls.sleeps += 1;
             sys::wait_readable(self.epoll.as_fd(), timeout);
             self.end();
         }
@@ -208,6 +215,10 @@ impl Io for EpollIo {
 
     fn pending(&self) -> usize {
         self.pending
+    }
+
+    fn calls(&self) -> SystemCalls {
+        SystemCalls { wakes: self.waker.writes(), ..self.calls }
     }
 
     fn close(&mut self, completions: &mut Vec<Completion>) {
@@ -306,12 +317,12 @@ impl Identity {
 
 impl Direction {
     /// Tries the operation, if there is one and it is worth it.
-    fn attempt(&mut self) -> Option<Completion> {
+    fn attempt(&mut self, calls: &mut SystemCalls) -> Option<Completion> {
         if self.readiness == Edge::Waiting {
             return None;
         }
         let (token, work) = self.operation.take()?;
-        match work.attempt() {
+        match work.attempt(calls) {
             Attempt::Done(outcome, left) => {
                 if left == Left::Nothing && self.readiness == Edge::Open {
                     self.readiness = Edge::Waiting;
@@ -341,7 +352,11 @@ enum Left {
 }
 
 impl Work {
-    fn attempt(self) -> Attempt {
+    fn attempt(self, calls: &mut SystemCalls) -> Attempt {
+        match self {
+            Work::Accept { .. } | Work::Recv { .. } | Work::Land { .. } => calls.receives += 1,
+            Work::Send { .. } => calls.sends += 1,
+        }
         match self {
             Work::Accept { listener } => match listener.accept() {
                 Err(error) if is_early(&error) => Attempt::NotYet(Work::Accept { listener }),

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use drizzle_shuffle::Landing;
 
+mod calls;
 mod epoll;
 mod flight;
 mod probe;
@@ -39,6 +40,7 @@ mod waker;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+pub use calls::SystemCalls;
 pub use epoll::EpollIo;
 pub use probe::{Capabilities, Choice, Chosen, HostKind, Memlock, choose};
 pub use sys::set_timer_slack;
@@ -139,6 +141,9 @@ pub trait Io {
 
     /// How many operations were submitted and have not completed.
     fn pending(&self) -> usize;
+
+    /// The system calls that it has made, and that others made to wake it.
+    fn calls(&self) -> SystemCalls;
 
     /// Cancels everything that is pending and appends how it ended. Nothing may be submitted after.
     fn close(&mut self, completions: &mut Vec<Completion>);

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Bells, Completion, Io, Op, Token, Waker};
+use super::{Bells, Completion, Io, Op, SystemCalls, Token, Waker};
 
 /// See the module's text.
 #[derive(Debug)]
@@ -35,6 +35,11 @@ impl Io for Tenant {
 
     fn pending(&self) -> usize {
         0
+    }
+
+    /// Those of the driver, which all loops of the thread share, are counted there.
+    fn calls(&self) -> SystemCalls {
+        SystemCalls::default()
     }
 
     fn close(&mut self, _completions: &mut Vec<Completion>) {}

@@ -30,7 +30,7 @@ use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 
 use super::flight::Flights;
-use super::{Completion, ExternalPark, Io, Op, Readiness, Token, Waker, sys};
+use super::{Completion, ExternalPark, Io, Op, Readiness, SystemCalls, Token, Waker, sys};
 
 /// Entries of the submission queue. More rings fit into the limit of locked memory than with larger ones.
 const ENTRIES: u32 = 256;
@@ -64,6 +64,7 @@ pub struct UringIo {
     waiting: VecDeque<(Token, Op)>,
     waker: Waker,
     parking: Parking,
+    calls: SystemCalls,
     state: State,
     /// The ring belongs to the thread that made it.
     _not_send: PhantomData<*const ()>,
@@ -100,6 +101,7 @@ impl UringIo {
             waiting: VecDeque::new(),
             waker: Waker::new()?,
             parking: Parking::Undecided,
+            calls: SystemCalls::default(),
             state: State::Open,
             _not_send: PhantomData,
         })
@@ -130,7 +132,8 @@ impl UringIo {
     }
 
     /// Hands queued submissions to the kernel and lets it finish deferred work, without waiting.
-    fn enter(&self) {
+    fn enter(&mut self) {
+        self.calls.enters += 1;
         match self.ring.submit() {
             Ok(_) => {}
             Err(error) => assert!(is_temporary(&error), "the ring cannot be entered: {error}"),
@@ -178,7 +181,8 @@ impl UringIo {
     }
 
     /// Waits in the ring for a completion.
-    fn wait(&self, timeout: Option<Duration>) {
+    fn wait(&mut self, timeout: Option<Duration>) {
+        self.calls.enters += 1;
         let result = match timeout {
             None => self.ring.submit_and_wait(1),
             Some(timeout) => {
@@ -242,6 +246,10 @@ impl Io for UringIo {
         self.waiting.len() + self.flights.len()
     }
 
+    fn calls(&self) -> SystemCalls {
+        SystemCalls { wakes: self.waker.writes(), ..self.calls }
+    }
+
     fn close(&mut self, completions: &mut Vec<Completion>) {
         self.state = State::Closed;
         let waiting = self.waiting.drain(..);
@@ -286,6 +294,7 @@ impl ExternalPark for UringIo {
         self.ring.completion().disable_eventfd();
         self.waker.end_park();
         sys::drain(self.waker.event());
+        self.calls.drains += 1;
     }
 }
 

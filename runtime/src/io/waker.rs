@@ -54,18 +54,22 @@ struct Shared {
     word: ParkWord,
     /// Written to end a sleep; absent in a driver that never sleeps in the kernel.
     event: Option<OwnedFd>,
+    /// How often it was written.
+    writes: std::sync::atomic::AtomicU64,
 }
 
 impl Waker {
     /// A waker whose driver sleeps on the eventfd.
     pub(super) fn new() -> io::Result<Self> {
         let event = Some(sys::eventfd()?);
-        Ok(Waker { shared: Arc::new(Shared { word: ParkWord::new(), event }), bell: None })
+        let (word, writes) = (ParkWord::new(), 0.into());
+        Ok(Waker { shared: Arc::new(Shared { word, event, writes }), bell: None })
     }
 
     /// A waker of a driver that never sleeps in the kernel, such as a simulated one.
     pub fn detached() -> Self {
-        Waker { shared: Arc::new(Shared { word: ParkWord::new(), event: None }), bell: None }
+        let (word, writes) = (ParkWord::new(), 0.into());
+        Waker { shared: Arc::new(Shared { word, event: None, writes }), bell: None }
     }
 
     /// Makes the owner look at its mailboxes again: ends its park, or its next one if it is awake.
@@ -79,6 +83,7 @@ impl Waker {
         if self.shared.word.notify() == Owner::Asleep
             && let Some(event) = &self.shared.event
         {
+            self.shared.writes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             sys::signal(event.as_fd());
         }
     }
@@ -86,6 +91,11 @@ impl Waker {
     /// The same owner's, which also says that loop `number` of its loops is meant.
     pub(super) fn for_loop(&self, bells: &Bells, number: usize) -> Self {
         Waker { shared: self.shared.clone(), bell: Some((bells.clone(), number)) }
+    }
+
+    /// How often a wake has taken a system call.
+    pub(super) fn writes(&self) -> u64 {
+        self.shared.writes.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// The owner announces that it will sleep, unless a wake has come since it last did.

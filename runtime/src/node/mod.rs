@@ -40,7 +40,8 @@ pub use signals::stop_on_signals;
 pub use worker::{WorkerConfig, run_worker};
 
 pub use crate::core::abort_on_panic_outside_tasks;
-pub use crate::wire::MemoryPeaks;
+pub use crate::io::SystemCalls;
+pub use crate::wire::{CoreCosts, MemoryPeaks, TimeByKind};
 
 /// Nanoseconds between two heartbeats.
 const HEARTBEAT_NS: u64 = 100_000_000;
@@ -150,8 +151,10 @@ pub struct JobReport {
     pub control_cpu_ns: u64,
     /// CPU time of all core threads, in nanoseconds.
     pub cores_cpu_ns: u64,
-    /// The most memory that was taken, summed over all cores.
-    pub memory: MemoryPeaks,
+    /// What the cores took of time, system calls and memory, summed over all of them.
+    pub costs: CoreCosts,
+    /// System calls of the driver's thread and of the workers' control threads.
+    pub control_calls: SystemCalls,
     /// Groups that were scheduled, the last one and those that a cut made void among them.
     pub groups: u64,
     /// `ScheduleGroup` messages sent.

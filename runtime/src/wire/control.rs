@@ -11,10 +11,13 @@ use drizzle_scheduler::{Incarnation, Term, WorkerId};
 use super::codec::{DecodeError, MAX_TEXT, Reader, Writer};
 use super::frame::{FrameKind, append_frame};
 use super::ids::MAX_WORKERS;
-use super::message::{FinalReport, MemoryPeaks, Peer, ToDriver, ToWorker, WorkerStatus};
+use super::message::{
+    CoreCosts, FinalReport, MemoryPeaks, Peer, TimeByKind, ToDriver, ToWorker, WorkerStatus,
+};
 use super::orders::{read_driver_message, write_driver_message};
 use super::ranges::MAX_RANGES;
 use super::reports::{read_worker_message, write_worker_message};
+use crate::io::SystemCalls;
 
 /// The most bytes of rows in one [`ToDriver::Results`].
 pub const MAX_ROWS: usize = 1 << 20;
@@ -201,7 +204,7 @@ fn read_status(reader: &mut Reader<'_>) -> Result<WorkerStatus, DecodeError> {
 }
 
 fn write_final_report(writer: &mut Writer<'_>, report: &FinalReport) {
-    let FinalReport { counters, control_cpu_ns, cores_cpu_ns, memory } = report;
+    let FinalReport { counters, control_cpu_ns, cores_cpu_ns, costs, control_calls } = report;
     writer.count(counters.len(), MAX_COUNTERS);
     for (name, value) in counters {
         writer.text(name);
@@ -209,10 +212,8 @@ fn write_final_report(writer: &mut Writer<'_>, report: &FinalReport) {
     }
     writer.u64(*control_cpu_ns);
     writer.u64(*cores_cpu_ns);
-    let MemoryPeaks { blocks_bytes, state_bytes, results_bytes } = memory;
-    for bytes in [blocks_bytes, state_bytes, results_bytes] {
-        writer.u64(*bytes);
-    }
+    write_costs(writer, costs);
+    control_calls.by_kind().iter().for_each(|(_, count)| writer.u64(*count));
 }
 
 fn read_final_report(reader: &mut Reader<'_>) -> Result<FinalReport, DecodeError> {
@@ -224,12 +225,42 @@ fn read_final_report(reader: &mut Reader<'_>) -> Result<FinalReport, DecodeError
         counters,
         control_cpu_ns: reader.u64("the control thread's time")?,
         cores_cpu_ns: reader.u64("the core threads' time")?,
+        costs: read_costs(reader)?,
+        control_calls: SystemCalls::from_counts(read_numbers(reader, "system calls")?),
+    })
+}
+
+fn write_costs(writer: &mut Writer<'_>, costs: &CoreCosts) {
+    let CoreCosts { time, calls, memory } = costs;
+    time.by_kind().iter().for_each(|(_, ns)| writer.u64(*ns));
+    calls.by_kind().iter().for_each(|(_, count)| writer.u64(*count));
+    let MemoryPeaks { blocks_bytes, state_bytes, results_bytes } = memory;
+    for bytes in [blocks_bytes, state_bytes, results_bytes] {
+        writer.u64(*bytes);
+    }
+}
+
+fn read_costs(reader: &mut Reader<'_>) -> Result<CoreCosts, DecodeError> {
+    Ok(CoreCosts {
+        time: TimeByKind::from_times(read_numbers(reader, "the time of cores")?),
+        calls: SystemCalls::from_counts(read_numbers(reader, "system calls")?),
         memory: MemoryPeaks {
             blocks_bytes: reader.u64("the memory of blocks")?,
             state_bytes: reader.u64("the memory of open windows")?,
             results_bytes: reader.u64("the memory of results")?,
         },
     })
+}
+
+fn read_numbers<const N: usize>(
+    reader: &mut Reader<'_>,
+    what: &'static str,
+) -> Result<[u64; N], DecodeError> {
+    let mut numbers = [0; N];
+    for number in &mut numbers {
+        *number = reader.u64(what)?;
+    }
+    Ok(numbers)
 }
 
 fn write_to_worker(writer: &mut Writer<'_>, message: &ToWorker) {

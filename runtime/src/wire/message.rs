@@ -1,5 +1,6 @@
 //! What nodes say to each other, as types. How it is written down: `control.rs` and `data.rs`.
 
+use crate::io::SystemCalls;
 use std::net::SocketAddr;
 
 use drizzle_scheduler::message::{DriverMessage, TakenRange, WorkerMessage};
@@ -97,6 +98,97 @@ impl MemoryPeaks {
     }
 }
 
+/// What cores did with their time, in nanoseconds. Together it is all the time from a core's start to its
+/// end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimeByKind {
+    /// Deciding what runs.
+    pub schedule_ns: u64,
+    /// Running tasks.
+    pub run_ns: u64,
+    /// Making frames of blocks, with their checksums.
+    pub serialise_ns: u64,
+    /// Handing over blocks and news.
+    pub send_ns: u64,
+    /// Taking in what has arrived.
+    pub receive_ns: u64,
+    /// Looking for what has arrived, in steps that found something.
+    pub poll_ns: u64,
+    /// Looking in vain.
+    pub idle_poll_ns: u64,
+    /// Sleeping.
+    pub wait_ns: u64,
+}
+
+impl TimeByKind {
+    /// How many kinds there are.
+    pub const KINDS: usize = 8;
+
+    /// The kinds in the order of the fields, by name.
+    pub fn by_kind(&self) -> [(&'static str, u64); TimeByKind::KINDS] {
+        [
+            ("schedule", self.schedule_ns),
+            ("run", self.run_ns),
+            ("serialise", self.serialise_ns),
+            ("send", self.send_ns),
+            ("receive", self.receive_ns),
+            ("poll", self.poll_ns),
+            ("idle_poll", self.idle_poll_ns),
+            ("wait", self.wait_ns),
+        ]
+    }
+
+    /// The inverse of [`by_kind`](Self::by_kind).
+    pub fn from_times(times: [u64; TimeByKind::KINDS]) -> TimeByKind {
+        let [
+            schedule_ns,
+            run_ns,
+            serialise_ns,
+            send_ns,
+            receive_ns,
+            poll_ns,
+            idle_poll_ns,
+            wait_ns,
+        ] = times;
+        TimeByKind {
+            schedule_ns,
+            run_ns,
+            serialise_ns,
+            send_ns,
+            receive_ns,
+            poll_ns,
+            idle_poll_ns,
+            wait_ns,
+        }
+    }
+
+    /// Adds that of others.
+    pub fn add(&mut self, others: &TimeByKind) {
+        let (own, others) = (self.by_kind(), others.by_kind());
+        *self = TimeByKind::from_times(std::array::from_fn(|kind| own[kind].1 + others[kind].1));
+    }
+}
+
+/// What cores took of time, system calls and memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoreCosts {
+    /// What they did with their time.
+    pub time: TimeByKind,
+    /// System calls of their drivers of IO.
+    pub calls: SystemCalls,
+    /// The most memory that they took.
+    pub memory: MemoryPeaks,
+}
+
+impl CoreCosts {
+    /// Adds those of others.
+    pub fn add(&mut self, others: &CoreCosts) {
+        self.time.add(&others.time);
+        self.calls.add(&others.calls);
+        self.memory.add(&others.memory);
+    }
+}
+
 /// What a worker knows at the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FinalReport {
@@ -106,8 +198,10 @@ pub struct FinalReport {
     pub control_cpu_ns: u64,
     /// CPU time of its core threads, in nanoseconds.
     pub cores_cpu_ns: u64,
-    /// The most memory that its cores took, summed over them.
-    pub memory: MemoryPeaks,
+    /// What its cores took of time, system calls and memory, summed over them.
+    pub costs: CoreCosts,
+    /// System calls of its control thread.
+    pub control_calls: SystemCalls,
 }
 
 /// From the driver to a worker, on the control connection.

@@ -36,4 +36,7 @@ pub use control::{decode_to_driver, decode_to_worker, encode_to_driver, encode_t
 pub use data::{decode_data, encode_bundle, encode_data};
 pub use frame::{Frame, FrameDecoder, FrameError, FrameHead, FrameKind};
 pub use journal::{EntryError, decode_entry, encode_entry};
-pub use message::{DataHead, FinalReport, MemoryPeaks, Peer, ToDriver, ToWorker, WorkerStatus};
+pub use message::{
+    CoreCosts, DataHead, FinalReport, MemoryPeaks, Peer, TimeByKind, ToDriver, ToWorker,
+    WorkerStatus,
+};

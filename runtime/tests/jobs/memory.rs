@@ -269,10 +269,11 @@ impl Case {
         let (report, watcher) = self.run::<N>(opener);
         let report = report.expect("the job ends well");
         assert_eq!(watcher.results, self.expected());
-        let taken =
-            report.memory.blocks_bytes + report.memory.state_bytes + report.memory.results_bytes;
+        let taken = report.costs.memory.blocks_bytes
+            + report.costs.memory.state_bytes
+            + report.costs.memory.results_bytes;
         let given = self.memory as u64 * u64::from(self.workers);
-        assert!(report.memory.blocks_bytes > 0 && taken <= given, "{:?}", report.memory);
+        assert!(report.costs.memory.blocks_bytes > 0 && taken <= given, "{:?}", report.costs);
         (report, watcher)
     }
 

@@ -494,9 +494,11 @@ impl<'a> DriverNode<'a> {
             }
             self.report.control_cpu_ns += report.control_cpu_ns;
             self.report.cores_cpu_ns += report.cores_cpu_ns;
-            self.report.memory.add(&report.memory);
+            self.report.costs.add(&report.costs);
+            self.report.control_calls.add(&report.control_calls);
         }
         self.report.control_cpu_ns += thread_cpu_ns() - self.cpu_before_ns;
+        self.report.control_calls.add(&self.io.calls());
         self.phase = Phase::Done;
     }
 

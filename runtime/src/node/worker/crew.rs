@@ -17,7 +17,7 @@ use crate::io::{self, Chosen, Io, IoKind, Outbox, Tenant, Waker, inbox};
 use crate::node::memory::WorkerShares;
 use crate::node::{JobSetup, NodeError, STALL_NS, Size};
 use crate::transport::{Mesh, MeshPlace};
-use crate::wire::Peer;
+use crate::wire::{Peer, TimeByKind};
 
 /// The cores of a worker, as its control loop sees them.
 pub(super) struct Crew {
@@ -180,6 +180,15 @@ impl Crew {
                  nobody has folded yet hold {held} of its memory"
             )
         })
+    }
+
+    /// Tells sleeping from looking in vain, which a core cannot.
+    pub(super) fn add_sleep(&self, core: u16, time: &mut TimeByKind) {
+        // The sleep of a thread that many workers share is nobody's.
+        let Some(handle) = self.handles.get(usize::from(core)) else { return };
+        let slept_ns = handle.statistics().parked_ns;
+        time.wait_ns = slept_ns.min(time.idle_poll_ns);
+        time.idle_poll_ns -= time.wait_ns;
     }
 
     pub(super) fn join(self) {

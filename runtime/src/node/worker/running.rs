@@ -14,7 +14,7 @@ use crate::clock::{monotonic_now, thread_cpu_ns};
 use crate::core::{CoreCommand, CoreOutput};
 use crate::node::results::WaitingRows;
 use crate::node::{HEARTBEAT_NS, NodeError, STALL_NS, Size};
-use crate::wire::{FinalReport, MemoryPeaks, ToDriver, ToWorker, WorkerStatus};
+use crate::wire::{CoreCosts, FinalReport, ToDriver, ToWorker, WorkerStatus};
 
 /// A worker whose cores run.
 pub(super) struct Running {
@@ -35,7 +35,7 @@ enum Finish {
     /// Cores complete what they wrote; so many have not reported.
     Collecting {
         cores_left: usize,
-        report: FinalReport,
+        report: Box<FinalReport>,
     },
     /// Everything is reported.
     Done,
@@ -103,7 +103,7 @@ impl Running {
             }
             ToWorker::Finish => {
                 let cores_left = self.crew.commands.len();
-                self.finish = Finish::Collecting { cores_left, report: FinalReport::default() };
+                self.finish = Finish::Collecting { cores_left, report: Box::default() };
                 self.crew.tell_all(|| CoreCommand::Finish)
             }
             other => Err(ended_by(other)),
@@ -142,8 +142,9 @@ impl Running {
                     node.send(ToDriver::PeerLost { worker, reason })?;
                 }
                 CoreOutput::Failed { reason } => node.send(ToDriver::Failed { reason })?,
-                CoreOutput::Finished { counters, cpu_ns, memory } => {
-                    self.core_finished(node, counters, cpu_ns, &memory)?;
+                CoreOutput::Finished { counters, cpu_ns, mut costs } => {
+                    self.crew.add_sleep(core, &mut costs.time);
+                    self.core_finished(node, counters, cpu_ns, &costs)?;
                 }
             }
         }
@@ -155,12 +156,12 @@ impl Running {
         node: &mut WorkerNode,
         counters: BTreeMap<String, u64>,
         cpu_ns: u64,
-        memory: &MemoryPeaks,
+        costs: &CoreCosts,
     ) -> Result<(), NodeError> {
         self.send_rows(node)?;
         let Finish::Collecting { cores_left, report } = &mut self.finish else { return Ok(()) };
         report.cores_cpu_ns += cpu_ns;
-        report.memory.add(memory);
+        report.costs.add(costs);
         for (name, count) in counters {
             match report.counters.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, total)) => *total += count,
@@ -172,8 +173,9 @@ impl Running {
             return Ok(());
         }
         report.control_cpu_ns = thread_cpu_ns() - self.cpu_before_ns;
-        report.memory.results_bytes = self.rows.peak_bytes() as u64;
-        let report = std::mem::take(report);
+        report.costs.memory.results_bytes = self.rows.peak_bytes() as u64;
+        report.control_calls = node.io.calls();
+        let report = std::mem::take(&mut **report);
         self.finish = Finish::Done;
         node.send(ToDriver::Finished(report))
     }

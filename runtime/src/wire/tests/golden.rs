@@ -14,9 +14,11 @@ use drizzle_shuffle::{BlockHeader, BundleHeader};
 use expect_test::{Expect, expect};
 
 use super::Message;
+use crate::io::SystemCalls;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::message::{
-    DataHead, FinalReport, MemoryPeaks, Peer, ToDriver, ToWorker, WorkerStatus,
+    CoreCosts, DataHead, FinalReport, MemoryPeaks, Peer, TimeByKind, ToDriver, ToWorker,
+    WorkerStatus,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -59,7 +61,7 @@ fn joining_has_these_bytes() {
     driver(
         ToDriver::Hello { cores: 0x0102, process: 0x0304_0506 },
         &expect![[r#"
-            44525a4c 0400 0100 07000000 00000000 ec75cb60 00000000
+            44525a4c 0500 0100 07000000 00000000 0b39f0d9 00000000
             01020106 050403
         "#]],
     );
@@ -71,7 +73,7 @@ fn joining_has_these_bytes() {
             runtime: "plain".to_owned(),
         },
         &expect![[r#"
-            44525a4c 0400 0100 19000000 00000000 b85afcca 00000000
+            44525a4c 0500 0100 19000000 00000000 1a2b9935 00000000
             02080706 05040302 01047f00 00013412 05000000 706c6169 6e
         "#]],
     );
@@ -79,7 +81,7 @@ fn joining_has_these_bytes() {
     driver(
         ToDriver::Joined { fingerprint: 1, data_address, runtime: String::new() },
         &expect![[r#"
-            44525a4c 0400 0100 28000000 00000000 44fb3908 00000000
+            44525a4c 0500 0100 28000000 00000000 ee0f57ac 00000000
             02010000 00000000 0006fe80 00000000 00000000 00000000 00013412 00000000
             05000000 00000000
         "#]],
@@ -87,14 +89,14 @@ fn joining_has_these_bytes() {
     driver(
         ToDriver::CannotJoin { reason: "no file".into() },
         &expect![[r#"
-            44525a4c 0400 0100 0c000000 00000000 8cdf1745 00000000
+            44525a4c 0500 0100 0c000000 00000000 021d58ff 00000000
             03070000 006e6f20 66696c65
         "#]],
     );
     driver(
         ToDriver::Ready,
         &expect![[r#"
-            44525a4c 0400 0100 01000000 00000000 b75a436b 00000000
+            44525a4c 0500 0100 01000000 00000000 d262915b 00000000
             04
         "#]],
     );
@@ -106,7 +108,7 @@ fn what_a_worker_says_while_it_works_has_these_bytes() {
     driver(
         ToDriver::Heartbeat { sent_ns: 1, status },
         &expect![[r#"
-            44525a4c 0400 0100 1b000000 00000000 8fb94961 00000000
+            44525a4c 0500 0100 1b000000 00000000 f1b8b741 00000000
             06010000 00000000 00020000 00000000 00030000 00000000 000000
         "#]],
     );
@@ -115,7 +117,7 @@ fn what_a_worker_says_while_it_works_has_these_bytes() {
     driver(
         ToDriver::Heartbeat { sent_ns: 1, status },
         &expect![[r#"
-            44525a4c 0400 0100 2e000000 00000000 a5ae6d0e 00000000
+            44525a4c 0500 0100 2e000000 00000000 517018bb 00000000
             06010000 00000000 00020000 00000000 00030000 00000000 00010700 00006261
             74636820 33010400 00006675 6c6c
         "#]],
@@ -123,34 +125,44 @@ fn what_a_worker_says_while_it_works_has_these_bytes() {
     driver(
         ToDriver::Results { rows: b"rows".to_vec() },
         &expect![[r#"
-            44525a4c 0400 0100 09000000 00000000 a1236403 00000000
+            44525a4c 0500 0100 09000000 00000000 4c5e6e0e 00000000
             07040000 00726f77 73
         "#]],
     );
     driver(
         ToDriver::PeerLost { worker: WorkerId(1), reason: "reset".into() },
         &expect![[r#"
-            44525a4c 0400 0100 0e000000 00000000 a4d2bb10 00000000
+            44525a4c 0500 0100 0e000000 00000000 ab56153d 00000000
             08010000 00050000 00726573 6574
         "#]],
     );
     driver(
         ToDriver::Failed { reason: "panicked".into() },
         &expect![[r#"
-            44525a4c 0400 0100 0d000000 00000000 80166fd5 00000000
+            44525a4c 0500 0100 0d000000 00000000 1ddd5bfb 00000000
             09080000 0070616e 69636b65 64
         "#]],
     );
     let counters = vec![("lines".into(), 1), ("bad".into(), 2)];
     let memory = MemoryPeaks { blocks_bytes: 5, state_bytes: 6, results_bytes: 7 };
-    let report = FinalReport { counters, control_cpu_ns: 3, cores_cpu_ns: 4, memory };
+    let time = TimeByKind::from_times([8, 9, 10, 11, 12, 13, 14, 15]);
+    let calls = SystemCalls::from_counts([16, 17, 18, 19, 20, 21, 22, 23]);
+    let control_calls = SystemCalls::from_counts([24, 25, 26, 27, 28, 29, 30, 31]);
+    let costs = CoreCosts { time, calls, memory };
+    let report = FinalReport { counters, control_cpu_ns: 3, cores_cpu_ns: 4, costs, control_calls };
     driver(
         ToDriver::Finished(report),
         &expect![[r#"
-            44525a4c 0400 0100 4d000000 00000000 60338ee8 00000000
+            44525a4c 0500 0100 0d010000 00000000 c413d43e 00000000
             0a020000 00050000 006c696e 65730100 00000000 00000300 00006261 64020000
-            00000000 00030000 00000000 00040000 00000000 00050000 00000000 00060000
-            00000000 00070000 00000000 00
+            00000000 00030000 00000000 00040000 00000000 00080000 00000000 00090000
+            00000000 000a0000 00000000 000b0000 00000000 000c0000 00000000 000d0000
+            00000000 000e0000 00000000 000f0000 00000000 00100000 00000000 00110000
+            00000000 00120000 00000000 00130000 00000000 00140000 00000000 00150000
+            00000000 00160000 00000000 00170000 00000000 00050000 00000000 00060000
+            00000000 00070000 00000000 00180000 00000000 00190000 00000000 001a0000
+            00000000 001b0000 00000000 001c0000 00000000 001d0000 00000000 001e0000
+            00000000 001f0000 00000000 00
         "#]],
     );
 }
@@ -162,7 +174,7 @@ fn welcoming_has_these_bytes() {
     worker(
         ToWorker::Welcome { term, worker: WorkerId(2), incarnation, arguments },
         &expect![[r#"
-            44525a4c 0400 0200 2e000000 00000000 5cbe2875 00000000
+            44525a4c 0500 0200 2e000000 00000000 a8605dc0 00000000
             40010000 00000000 00020000 00030000 00000000 00030000 00030000 00797362
             06000000 2d2d7261 74650000 0000
         "#]],
@@ -170,7 +182,7 @@ fn welcoming_has_these_bytes() {
     worker(
         ToWorker::Refused { reason: "full".into() },
         &expect![[r#"
-            44525a4c 0400 0200 09000000 00000000 c151f862 00000000
+            44525a4c 0500 0200 09000000 00000000 2c2cf26f 00000000
             41040000 0066756c 6c
         "#]],
     );
@@ -184,7 +196,7 @@ fn welcoming_has_these_bytes() {
     worker(
         ToWorker::Peers { cores_on_host: 4, peers },
         &expect![[r#"
-            44525a4c 0400 0200 47000000 00000000 ccf6bbf9 00000000
+            44525a4c 0500 0200 47000000 00000000 90b674dd 00000000
             42040000 00020000 00000000 00020000 00000000 00030004 0a000001 00010100
             00000200 00000000 00000300 06000000 00000000 00000000 00000000 01010000
             00000000 000000
@@ -197,21 +209,21 @@ fn what_else_the_driver_says_has_these_bytes() {
     worker(
         ToWorker::HeartbeatAnswer { sent_ns: 1, driver_ns: 2 },
         &expect![[r#"
-            44525a4c 0400 0200 11000000 00000000 3b1911af 00000000
+            44525a4c 0500 0200 11000000 00000000 1ed2ca58 00000000
             44010000 00000000 00020000 00000000 00
         "#]],
     );
     worker(
         ToWorker::Finish,
         &expect![[r#"
-            44525a4c 0400 0200 01000000 00000000 baaa2d64 00000000
+            44525a4c 0500 0200 01000000 00000000 df92ff54 00000000
             45
         "#]],
     );
     worker(
         ToWorker::Abort { reason: "why".into() },
         &expect![[r#"
-            44525a4c 0400 0200 08000000 00000000 3a6e4e7c 00000000
+            44525a4c 0500 0200 08000000 00000000 87990d4b 00000000
             46030000 00776879
         "#]],
     );
@@ -223,7 +235,7 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::Hello { worker: WorkerId(1), incarnation, to: WorkerId(3) },
         &expect![[r#"
-            44525a4c 0400 0300 11000000 00000000 f9699ade 00000000
+            44525a4c 0500 0300 11000000 00000000 dca24129 00000000
             80010000 00020000 00000000 00030000 00
         "#]],
     );
@@ -231,7 +243,7 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::Completed { from: core(1, 2), to_core: 3, batch },
         &expect![[r#"
-            44525a4c 0400 0300 11000000 00000000 0d207a7a 00000000
+            44525a4c 0500 0300 11000000 00000000 28eba18d 00000000
             82010000 00020003 00040000 00000000 00
         "#]],
     );
@@ -241,7 +253,7 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::Ranges { to_core: 3, ranges: vec![taken] },
         &expect![[r#"
-            44525a4c 0400 0300 2e000000 00000000 423916cf 00000000
+            44525a4c 0500 0300 2e000000 00000000 b6e7637a 00000000
             83030001 00000004 00000000 00000005 00060000 00070000 00000000 00080000
             00000000 00010900 00000000 0000
         "#]],
@@ -276,7 +288,7 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::Blocks { header: BundleHeader::new(vec![(11, header), (13, nothing)]) },
         &expect![[r#"
-            44525a4c 0400 0300 62000000 38000000 eab6c529 00000000
+            44525a4c 0500 0300 62000000 38000000 5b36807e 00000000
             81447a42 6b020001 00201108 00610000 00010000 00000000 00020000 00000000
             00060000 00000000 000a0000 00000000 00030000 00040000 00050007 00180000
             00020000 00010801 00000b01 0901000d 010c0100 01023800 00000403 0201f811

@@ -406,7 +406,7 @@ fn a_bad_header_is_refused_with_a_sentence() {
         ),
         (
             patched(FrameKind::ToDriver, 4, &[2, 0]),
-            "peer speaks wire version 2, this binary speaks 4: run the same binary on every node",
+            "peer speaks wire version 2, this binary speaks 5: run the same binary on every node",
         ),
         (patched(FrameKind::ToDriver, 6, &[9, 0]), "peer sent a frame of the unknown kind 9"),
         (
@@ -423,7 +423,7 @@ fn a_bad_header_is_refused_with_a_sentence() {
         ),
         (
             patched(FrameKind::ToDriver, 20, &[1]),
-            "peer sent a frame with 0x00000001 where version 4 has 0",
+            "peer sent a frame with 0x00000001 where version 5 has 0",
         ),
     ];
     for (error, sentence) in cases {

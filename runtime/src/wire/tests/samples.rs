@@ -12,8 +12,10 @@ use proptest::prelude::*;
 
 use super::Message;
 use super::scheduling::{batch, content, core, incarnation, order, range, report, taken, worker};
+use crate::io::SystemCalls;
 use crate::wire::message::{
-    DataHead, FinalReport, MemoryPeaks, Peer, ToDriver, ToWorker, WorkerStatus,
+    CoreCosts, DataHead, FinalReport, MemoryPeaks, Peer, TimeByKind, ToDriver, ToWorker,
+    WorkerStatus,
 };
 
 pub(super) fn message() -> impl Strategy<Value = Message> {
@@ -99,11 +101,16 @@ fn status() -> impl Strategy<Value = WorkerStatus> {
 }
 
 fn final_report() -> impl Strategy<Value = FinalReport> {
-    (vec((text(), any::<u64>()), 0..5), any::<(u64, u64)>(), any::<[u64; 3]>()).prop_map(
-        |(counters, (control_cpu_ns, cores_cpu_ns), memory)| {
+    let numbers = (any::<[u64; 3]>(), any::<[u64; 8]>(), any::<[u64; 8]>(), any::<[u64; 8]>());
+    (vec((text(), any::<u64>()), 0..5), any::<(u64, u64)>(), numbers).prop_map(
+        |(counters, (control_cpu_ns, cores_cpu_ns), (memory, time, calls, control))| {
             let [blocks_bytes, state_bytes, results_bytes] = memory;
             let memory = MemoryPeaks { blocks_bytes, state_bytes, results_bytes };
-            FinalReport { counters, control_cpu_ns, cores_cpu_ns, memory }
+            let time = TimeByKind::from_times(time);
+            let calls = SystemCalls::from_counts(calls);
+            let costs = CoreCosts { time, calls, memory };
+            let control_calls = SystemCalls::from_counts(control);
+            FinalReport { counters, control_cpu_ns, cores_cpu_ns, costs, control_calls }
         },
     )
 }
