@@ -3,11 +3,14 @@
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-/// Chunks of whole lines, the last of a chunk perhaps without its newline.
+/// Chunks of whole lines, the last of a chunk perhaps without its newline. They are a few lines again
+/// and again, many of them wounded: most wounds hit a shape that is known.
 pub fn any_chunks() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let examples = prop::collection::vec(valid_line(), 1..5);
     let chunk = (prop::collection::vec(any_line(), 0..120), any::<bool>());
-    prop::collection::vec(chunk, 1..4).prop_map(|chunks| {
-        let whole = |(lines, ended): (Vec<Vec<u8>>, bool)| {
+    (examples, prop::collection::vec(chunk, 1..4)).prop_map(|(examples, chunks)| {
+        let whole = |(lines, ended): (Vec<AnyLine>, bool)| {
+            let lines: Vec<Vec<u8>> = lines.iter().map(|line| line.from(&examples)).collect();
             let mut bytes = lines.join(&b'\n');
             if ended && !lines.is_empty() {
                 bytes.push(b'\n');
@@ -18,14 +21,31 @@ pub fn any_chunks() -> impl Strategy<Value = Vec<Vec<u8>>> {
     })
 }
 
-fn any_line() -> impl Strategy<Value = Vec<u8>> {
+#[derive(Clone, Debug)]
+enum AnyLine {
+    Example(Index, Vec<Wound>),
+    Other(Vec<u8>),
+}
+
+impl AnyLine {
+    fn from(&self, examples: &[Vec<u8>]) -> Vec<u8> {
+        match self {
+            AnyLine::Example(index, wounds) => {
+                wounds.iter().fold(index.get(examples).clone(), |line, wound| wound.inflict(line))
+            }
+            AnyLine::Other(line) => line.clone(),
+        }
+    }
+}
+
+fn any_line() -> impl Strategy<Value = AnyLine> {
+    let strange = select(vec![&b""[..], b" ", b"\t\r", b"{}", b"[1]", b"not json", b"\xff"]);
+    let wounds = prop::collection::vec(any_wound(), 1..3);
     prop_oneof![
-        6 => valid_line(),
-        4 => (valid_line(), prop::collection::vec(any_wound(), 1..3)).prop_map(|(line, wounds)| {
-            wounds.iter().fold(line, |line, wound| wound.inflict(line))
-        }),
-        1 => select(vec![&b""[..], b" ", b"\t\r", b"{}", b"[1]", b"not json", b"\xff"])
-            .prop_map(<[u8]>::to_vec),
+        6 => any::<Index>().prop_map(|index| AnyLine::Example(index, Vec::new())),
+        6 => (any::<Index>(), wounds).prop_map(|(index, wounds)| AnyLine::Example(index, wounds)),
+        1 => valid_line().prop_map(AnyLine::Other),
+        1 => strange.prop_map(|line| AnyLine::Other(line.to_vec())),
     ]
 }
 

@@ -70,10 +70,10 @@ fn values_beyond_ascii_have_shapes_too() {
     // The first one widens the shape that is there.
     let narrow = PLAIN.replace("abc", "abcd");
     check_taught(&[&narrow], &[&umlaut, &umlaut.replace("für", "gün"), &narrow], 1);
-    let mut bad = taught(&[&umlaut], &[]);
-    let broken = bad.len() / 2 + umlaut.find('ü').unwrap();
+    let mut bad = taught(&[&umlaut], &[&umlaut]);
+    let broken = 2 * (umlaut.len() + 1) + umlaut.find('ü').unwrap();
     bad[broken + 1] = b'x';
-    assert_eq!(check(&[bad], None, 0), 2);
+    assert_eq!(check(&[bad], None, 0), 3);
 }
 
 #[test]
@@ -86,6 +86,54 @@ fn keys_beyond_ascii_are_as_good_as_others() {
 fn words_of_one_length_are_different_shapes_of_one_place() {
     let [yes, no] = ["true", "null"].map(|word| PLAIN.replace("2.5", word));
     check_taught(&[&yes, &no], &[&yes, &no, &yes], 0);
+}
+
+#[test]
+fn a_shape_that_is_widened_hides_no_other_of_its_place() {
+    let [first, second] = ["true", "null"].map(|word| PLAIN.replace("2.5", word));
+    for line in [&first, &second] {
+        let wide = line.replace("abc", "aä");
+        check_taught(&[&first, &second], &[&wide, &wide, &first, &second], 1);
+    }
+}
+
+/// Each of `others` behind a line that has a shape, so that the scan does not rest.
+fn between(example: &str, others: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
+    let mut chunk = taught(&[example], &[]);
+    for line in others {
+        chunk.extend(line);
+        chunk.push(b'\n');
+        chunk.extend(taught(&[], &[example]));
+    }
+    chunk
+}
+
+#[test]
+fn any_byte_may_stand_anywhere_in_a_line_of_a_known_shape() {
+    for example in [PLAIN, &PLAIN.replace("abc", "aä"), &format!("{PLAIN}\r")] {
+        let changes =
+            (0..example.len()).flat_map(|place| (0..=u8::MAX).map(move |byte| (place, byte)));
+        let changed = changes.map(|(place, byte)| {
+            let mut line = example.as_bytes().to_vec();
+            line[place] = byte;
+            line
+        });
+        check(&[between(example, changed)], None, 0);
+    }
+}
+
+#[test]
+fn shapes_are_compared_and_not_their_hashes_alone() {
+    // So many that some have the hash of the example, as far as the index looks at it.
+    let example = PLAIN.replace("abc", &"a".repeat(200));
+    let start = example.find("aaa").unwrap();
+    let pairs = (0..200).flat_map(|second| (0..second).map(move |first| (first, second)));
+    let changed = pairs.map(|(first, second)| {
+        let mut line = example.as_bytes().to_vec();
+        (line[start + first], line[start + second]) = (b'"', b'"');
+        line
+    });
+    check(&[between(&example, changed)], None, 0);
 }
 
 #[test]
