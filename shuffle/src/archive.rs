@@ -287,6 +287,11 @@ impl CheckedBody {
         self.slice.as_ref().map_or(&[], SegmentSlice::bytes)
     }
 
+    /// Where it lies, if it has any bytes.
+    pub(crate) fn slice(&self) -> Option<&SegmentSlice> {
+        self.slice.as_ref()
+    }
+
     /// How many records there are.
     #[inline]
     pub(crate) fn record_count(&self) -> usize {

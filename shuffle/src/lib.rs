@@ -25,11 +25,14 @@ pub mod store;
 
 pub use archive::{BodyCheck, BodyError, checker};
 pub use block::bundle::Bundle;
-pub use block::header::{BLOCK_VERSION, BlockHeader, BundleHeader, HeaderError, MAX_BODY_BYTES};
+pub use block::header::{
+    BLOCK_VERSION, BlockHeader, BundleHeader, HeaderError, MAX_BLOCKS, MAX_BODY_BYTES,
+};
 pub use block::writer::{BlockParts, BlockWriter};
 pub use block::{ArrivingBlock, Block, BlockWatch, ReceiveError, UncheckedBlock};
 pub use combiner::{Combiner, CombinerFull, CombinerOptions};
 pub use partition::{PARTITION_HASH_VERSION, PartitionKey, partition_of};
 pub use record::{PartialEntry, RawEntry, Record};
 pub use segment::Landing;
-pub use store::{BlockStore, StoreFull, StoreOptions};
+pub use segment::shared::{PeerSegment, PeerSegmentError, Place, SegmentLife, SharedFile};
+pub use store::{BlockStore, Readers, StoreFull, StoreOptions};

@@ -2,9 +2,10 @@
 //!
 //! An island of `unsafe`. Its invariants:
 //!
-//! 1. **Map.** `[base, base + capacity)` is one private anonymous mapping, readable and writable,
-//!    zeroed by the kernel and so always initialized, page-aligned, alive as long as the
-//!    [`Segment`]. Nobody makes a `&mut [u8]` of it.
+//! 1. **Map.** `[base, base + capacity)` lies in one mapping, private and anonymous or of a sealed
+//!    memory file ([`shared`]) that no other process can write to; readable and writable, zeroed by the
+//!    kernel and so always initialized, `base` a multiple of 16, alive as long as the [`Segment`].
+//!    Nobody makes a `&mut [u8]` of it.
 //! 2. **One writer.** At most one [`SegmentWriter`] exists per segment: it is made only by
 //!    [`SegmentWriter::claim`], when the store's `Arc` is the only one, and it holds a second one.
 //! 3. **Frontier.** `published <= tail <= capacity`, and `published` is a multiple of 16. The writer
@@ -15,7 +16,8 @@
 //!    slice is gone; by 6 a landing that could write to it is no more.
 //! 5. **Reuse happens after reading.** `Arc::get_mut` succeeds only after every other `Arc` was
 //!    dropped, and synchronizes with those drops (they release, it acquires), so all reads through
-//!    slices happen before the first write of the next writer.
+//!    slices happen before the first write of the next writer. Readers in other processes are waited
+//!    for by those who sent them there, who hold slices meanwhile (`runtime`).
 //! 6. **A landing alone writes its bytes.** A [`Landing`] is made only by [`SegmentWriter::land`], of
 //!    bytes wholly below `published` that no slice and no other landing covers; it holds an `Arc` and is
 //!    not `Clone`. `filled <= len`. Who was given its [`spot`](Landing::spot) writes there only while
@@ -28,6 +30,10 @@ use std::sync::Arc;
 
 use memmap2::{MmapOptions, MmapRaw};
 
+pub mod shared;
+
+use shared::{HEADER_BYTES, Place, SharedFile, after_header, next_generation};
+
 /// Every block starts at a multiple of this, so that archived records of any type are aligned.
 pub const SEGMENT_ALIGN: usize = 16;
 
@@ -35,6 +41,14 @@ pub const SEGMENT_ALIGN: usize = 16;
 #[derive(Debug)]
 pub struct Segment {
     map: MmapRaw,
+    /// Set if other processes may read it.
+    shared: Option<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    file: SharedFile,
+    generation: u64,
 }
 
 impl Segment {
@@ -46,17 +60,41 @@ impl Segment {
     pub fn map(capacity: usize) -> io::Result<Segment> {
         assert!(capacity.is_multiple_of(SEGMENT_ALIGN), "a segment is a multiple of 16 bytes");
         let map = MmapOptions::new().len(capacity).populate().map_anon()?;
-        Ok(Segment { map: MmapRaw::from(map) })
+        Ok(Segment { map: MmapRaw::from(map), shared: None })
     }
 
-    /// Its size.
+    /// The same, in a memory file that other processes may read, of which it takes a part for itself.
+    ///
+    /// # Errors
+    /// What the system answers when it will not have it.
+    pub fn share(bytes: usize) -> io::Result<Segment> {
+        assert!(bytes > HEADER_BYTES, "there is room for more than the header");
+        assert!(bytes.is_multiple_of(SEGMENT_ALIGN), "a segment is a multiple of 16 bytes");
+        let (file, map) = SharedFile::create(bytes)?;
+        Ok(Segment { map, shared: Some(Shared { file, generation: 0 }) })
+    }
+
+    /// How much blocks may take of it.
     pub fn capacity(&self) -> usize {
+        self.map.len() - self.header_bytes()
+    }
+
+    /// How much memory it takes.
+    pub fn mapped_bytes(&self) -> usize {
         self.map.len()
+    }
+
+    fn header_bytes(&self) -> usize {
+        self.shared.as_ref().map_or(0, |_| HEADER_BYTES)
     }
 
     /// Where its bytes begin.
     fn base(&self) -> NonNull<u8> {
-        NonNull::new(self.map.as_mut_ptr()).expect("nothing is mapped at address 0")
+        let start = NonNull::new(self.map.as_mut_ptr()).expect("nothing is mapped at address 0");
+        match &self.shared {
+            Some(_) => after_header(start),
+            None => start,
+        }
     }
 }
 
@@ -80,7 +118,11 @@ unsafe impl Send for SegmentWriter {}
 impl SegmentWriter {
     /// The writer of a segment that nobody else holds: neither another writer nor a reader.
     pub fn claim(segment: &mut Arc<Segment>) -> Option<SegmentWriter> {
-        let capacity = Arc::get_mut(segment)?.capacity();
+        let unique = Arc::get_mut(segment)?;
+        if let Some(shared) = &mut unique.shared {
+            shared.generation = next_generation(&unique.map);
+        }
+        let capacity = unique.capacity();
         let base = segment.base();
         Some(SegmentWriter { segment: Arc::clone(segment), base, capacity, published: 0, tail: 0 })
     }
@@ -264,6 +306,13 @@ impl SegmentSlice {
         // SAFETY: `len` initialized bytes (1) that nobody writes while `self` holds its `Arc` (4),
         // and the mapping lives as long as that.
         unsafe { std::slice::from_raw_parts(start.as_ptr(), self.len) }
+    }
+
+    /// The memory file that the bytes lie in and their place there, if other processes may read it.
+    pub fn shared(&self) -> Option<(&SharedFile, Place)> {
+        let Shared { file, generation } = self.segment.shared.as_ref()?;
+        let offset = u32::try_from(HEADER_BYTES + self.offset).ok()?;
+        Some((file, Place { offset, generation: *generation }))
     }
 }
 

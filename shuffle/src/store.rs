@@ -6,6 +6,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::block::header::MAX_BODY_BYTES;
+use crate::segment::shared::HEADER_BYTES;
 use crate::segment::{Landing, Segment, SegmentWriter};
 
 /// Segments are mapped in whole pages.
@@ -43,10 +44,21 @@ fn refusal(system_error: &Option<i32>) -> String {
     system_error.map_or(String::new(), |code| format!(", the system refused (error {code})"))
 }
 
+/// Who may read the segments of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    /// The threads of this process.
+    Threads,
+    /// Other processes of this host too: segments are memory files, with a descriptor each. Where the
+    /// system has no more of these, a segment is an ordinary one, whose blocks have to be sent.
+    Processes,
+}
+
 /// Pooled segments of one core.
 #[derive(Debug)]
 pub struct BlockStore {
     options: StoreOptions,
+    readers: Readers,
     segments: Vec<Arc<Segment>>,
     mapped_bytes: usize,
     peak_bytes: usize,
@@ -55,11 +67,19 @@ pub struct BlockStore {
 }
 
 impl BlockStore {
-    /// A store without any segment yet.
+    /// A store without any segment yet, for the threads of this process.
     ///
     /// # Panics
     /// If an ordinary segment is empty, larger than the limit, or larger than a block may be.
     pub fn new(options: StoreOptions) -> BlockStore {
+        BlockStore::for_readers(options, Readers::Threads)
+    }
+
+    /// A store without any segment yet.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub fn for_readers(options: StoreOptions, readers: Readers) -> BlockStore {
         let options = StoreOptions {
             segment_bytes: options.segment_bytes.next_multiple_of(PAGE_BYTES),
             ..options
@@ -69,6 +89,7 @@ impl BlockStore {
         assert!(options.segment_bytes <= MAX_BODY_BYTES as usize, "a segment is one block at most");
         BlockStore {
             options,
+            readers,
             segments: Vec::new(),
             mapped_bytes: 0,
             peak_bytes: 0,
@@ -81,7 +102,7 @@ impl BlockStore {
         // A count that is read without synchronization is good enough for a figure: nobody
         // touches memory because of it.
         let held = self.segments.iter().filter(|segment| Arc::strong_count(segment) > 1);
-        held.map(|segment| segment.capacity()).sum()
+        held.map(|segment| segment.mapped_bytes()).sum()
     }
 
     /// Bytes of all segments, free ones included. Never more than the limit.
@@ -127,6 +148,10 @@ impl BlockStore {
     }
 
     fn map_for(&mut self, min_bytes: usize) -> Result<SegmentWriter, StoreFull> {
+        let min_bytes = match self.readers {
+            Readers::Threads => min_bytes,
+            Readers::Processes => min_bytes + HEADER_BYTES,
+        };
         let least = min_bytes.next_multiple_of(PAGE_BYTES).max(self.options.segment_bytes);
         self.make_room(least);
         let available = self.options.max_bytes - self.mapped_bytes;
@@ -138,7 +163,11 @@ impl BlockStore {
             true => least,
             false => least.next_power_of_two().min(available / PAGE_BYTES * PAGE_BYTES),
         };
-        let segment = Segment::map(capacity)
+        let segment = match self.readers {
+            Readers::Threads => Segment::map(capacity),
+            Readers::Processes => Segment::share(capacity).or_else(|_| Segment::map(capacity)),
+        };
+        let segment = segment
             .map_err(|error| self.full(capacity, Some(error.raw_os_error().unwrap_or(0))))?;
         let mut segment = Arc::new(segment);
         let writer = SegmentWriter::claim(&mut segment).expect("it is new");
@@ -157,7 +186,7 @@ impl BlockStore {
             if fits || !is_free(segment) {
                 return true;
             }
-            *mapped_bytes -= segment.capacity();
+            *mapped_bytes -= segment.mapped_bytes();
             false
         });
     }

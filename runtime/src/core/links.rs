@@ -3,19 +3,24 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::vec;
 
 use drizzle_scheduler::plan::Plan;
 use drizzle_scheduler::{BatchId, Incarnation, PartitionId, WorkerId};
-use drizzle_shuffle::{ArrivingBlock, Block, BlockHeader, BlockStore, BundleHeader};
+use drizzle_shuffle::{ArrivingBlock, Block, BlockHeader, BlockStore, Bundle, BundleHeader};
 
 use crate::dataflow::Job;
 use crate::io::{Io, Outcome, Token};
-use crate::transport::{Cargo, Closed, Connection, Parcel};
-use crate::wire::{DataHead, FrameKind, decode_data, encode_data};
+use crate::transport::{Cargo, Closed, Connection, Loan, Parcel, Rendezvous, Sharing};
+use crate::wire::{DataHead, FrameKind, MappedPlace, decode_data, encode_data, encode_mapped};
 
 #[cfg(test)]
 mod tests;
+
+/// Bundles whose bodies come to at least so much are read by a peer on this host where they are.
+/// Smaller ones cost more to be told of than to be sent.
+const SHARE_FROM: usize = 8 * 1024;
 
 /// A connection to a peer worker, as it is handed to the core that will own it.
 #[derive(Debug)]
@@ -26,6 +31,17 @@ pub struct LinkPlan {
     pub incarnation: Incarnation,
     /// The connection, greeted on both sides.
     pub stream: TcpStream,
+    /// How memory is shared with a peer on this host; `None` if bodies of blocks are sent.
+    pub meeting: Option<Meeting>,
+}
+
+/// How two processes of a host come to share memory.
+#[derive(Debug)]
+pub enum Meeting {
+    /// The peer may come.
+    Expected(Rendezvous),
+    /// This one has come to the peer, and says so first.
+    Met(OwnedFd),
 }
 
 /// The connections that one core owns.
@@ -41,6 +57,10 @@ struct Link {
     /// Blocks whose bodies are arriving.
     bundle: Option<ArrivingBundle>,
     memory: Memory,
+    /// Where the peer may come, to share memory.
+    rendezvous: Option<Rendezvous>,
+    /// Set once it has come.
+    sharing: Option<Sharing>,
 }
 
 /// Whether there is memory for what arrives.
@@ -56,8 +76,18 @@ enum Memory {
 struct ArrivingBundle {
     /// In this order come their bodies.
     headers: vec::IntoIter<(u16, BlockHeader)>,
+    bodies: Bodies,
     /// The one whose body is arriving.
     block: Option<(u16, ArrivingBlock)>,
+}
+
+/// Where the bodies of a bundle are.
+#[derive(Debug)]
+enum Bodies {
+    /// They follow the head.
+    Behind,
+    /// In segments of the peer: places for those of the blocks that have not been copied.
+    Mapped(vec::IntoIter<MappedPlace>),
 }
 
 /// Something that arrived for a core of this worker.
@@ -82,11 +112,7 @@ pub struct Intake<'a> {
 impl Links {
     /// Takes the connections over.
     pub fn new(plans: Vec<LinkPlan>) -> std::io::Result<Links> {
-        let link = |LinkPlan { worker, incarnation, stream }| {
-            let connection = Connection::new(stream, u64::from(worker.0))?;
-            let (bundle, memory) = (None, Memory::Enough);
-            Ok((worker, Link { incarnation, connection, bundle, memory }))
-        };
+        let link = |plan: LinkPlan| Ok((plan.worker, Link::new(plan)?));
         Ok(Links { links: plans.into_iter().map(link).collect::<std::io::Result<_>>()? })
     }
 
@@ -99,7 +125,7 @@ impl Links {
     pub fn send(&mut self, to: WorkerId, cargo: &Cargo) {
         let Some(link) = self.links.get_mut(&to) else { return };
         match *cargo {
-            Cargo::Blocks(ref bundle) => link.connection.send_bundle(bundle),
+            Cargo::Blocks(ref bundle) => link.send_bundle(bundle),
             Cargo::Completed { from, to_core, batch } => link.connection.send(|out| {
                 encode_data(&DataHead::Completed { from, to_core, batch }, 0, out);
             }),
@@ -147,6 +173,41 @@ impl Links {
 }
 
 impl Link {
+    fn new(plan: LinkPlan) -> std::io::Result<Link> {
+        let LinkPlan { worker, incarnation, stream, meeting } = plan;
+        let mut connection = Connection::new(stream, u64::from(worker.0))?;
+        let (rendezvous, sharing) = match meeting {
+            None => (None, None),
+            Some(Meeting::Expected(rendezvous)) => (Some(rendezvous), None),
+            Some(Meeting::Met(socket)) => {
+                connection.send(|out| encode_data(&DataHead::Met, 0, out));
+                (None, Some(Sharing::new(socket)))
+            }
+        };
+        let (bundle, memory) = (None, Memory::Enough);
+        Ok(Link { incarnation, connection, bundle, memory, rendezvous, sharing })
+    }
+
+    /// Blocks that the peer has not copied yet.
+    #[cfg(test)]
+    fn lent(&self) -> usize {
+        self.sharing.as_ref().map_or(0, Sharing::lent_blocks)
+    }
+
+    /// Sends blocks: their bodies too, unless the peer can read them where they are.
+    fn send_bundle(&mut self, bundle: &Bundle) {
+        let sharing = self.sharing.as_mut().filter(|_| bundle.body_len() >= SHARE_FROM);
+        let Some(Loan { retired, places }) = sharing.and_then(|sharing| sharing.lend(bundle))
+        else {
+            return self.connection.send_bundle(bundle);
+        };
+        self.connection.send(|out| {
+            let retired = retired.into_iter().map(|segment| DataHead::Retired { segment });
+            retired.for_each(|head| encode_data(&head, 0, out));
+            encode_mapped(bundle, &places, out);
+        });
+    }
+
     fn drive(
         &mut self,
         io: &mut dyn Io,
@@ -155,6 +216,9 @@ impl Link {
     ) -> Result<(), Closed> {
         if self.memory == Memory::Awaited {
             self.take_in(intake, arrivals)?;
+        }
+        if let Some(copied) = self.sharing.as_mut().and_then(Sharing::to_tell) {
+            self.connection.send(|out| encode_data(&DataHead::Released { copied }, 0, out));
         }
         match self.memory {
             Memory::Awaited => self.connection.drive_sends(io),
@@ -171,7 +235,8 @@ impl Link {
     ) -> Result<(), Closed> {
         loop {
             if let Some(bundle) = &mut self.bundle {
-                match bundle.take_in(&mut self.connection, intake, arrivals)? {
+                let sharing = self.sharing.as_mut();
+                match bundle.take_in(&mut self.connection, sharing, intake, arrivals)? {
                     TakenIn::All => self.bundle = None,
                     TakenIn::NotYet(memory) => {
                         self.memory = memory;
@@ -186,23 +251,53 @@ impl Link {
             if frame.kind != FrameKind::Data {
                 return Err(Closed::Protocol(format!("a frame {} came", frame.kind)));
             }
-            match decode_data(frame.head, frame.body_len)? {
-                DataHead::Hello { .. } => {
-                    return Err(Closed::Protocol("a second greeting came".to_owned()));
-                }
-                DataHead::Completed { from, to_core, batch } => {
-                    let parcel = Parcel::Completed { from, batch };
-                    arrivals.push(Arrival { to_core, parcel });
-                }
-                // Ranges are relayed to those who keep them, and no job does yet.
-                DataHead::Ranges { .. } => {
-                    return Err(Closed::Protocol("ranges came, which nobody keeps".to_owned()));
-                }
-                DataHead::Blocks { header } => {
-                    self.bundle = Some(ArrivingBundle::new(header, self.incarnation, intake)?);
-                }
+            let head = decode_data(frame.head, frame.body_len)?;
+            self.take_head(head, intake, arrivals)?;
+        }
+    }
+
+    fn take_head(
+        &mut self,
+        head: DataHead,
+        intake: &mut Intake<'_>,
+        arrivals: &mut Vec<Arrival>,
+    ) -> Result<(), Closed> {
+        let unshared = || Closed::Protocol("it speaks of memory that is not shared".to_owned());
+        match head {
+            DataHead::Hello { .. } => {
+                return Err(Closed::Protocol("a second greeting came".to_owned()));
+            }
+            DataHead::Completed { from, to_core, batch } => {
+                let parcel = Parcel::Completed { from, batch };
+                arrivals.push(Arrival { to_core, parcel });
+            }
+            // Ranges are relayed to those who keep them, and no job does yet.
+            DataHead::Ranges { .. } => {
+                return Err(Closed::Protocol("ranges came, which nobody keeps".to_owned()));
+            }
+            DataHead::Blocks { header } => {
+                let incarnation = self.incarnation;
+                let bundle = ArrivingBundle::new(header, Bodies::Behind, incarnation, intake)?;
+                self.bundle = Some(bundle);
+            }
+            DataHead::Mapped { header, places } => {
+                let bodies = Bodies::Mapped(places.into_iter());
+                let bundle = ArrivingBundle::new(header, bodies, self.incarnation, intake)?;
+                self.sharing.as_ref().ok_or_else(unshared)?;
+                self.bundle = Some(bundle);
+            }
+            DataHead::Met => {
+                let socket = self.rendezvous.take().ok_or_else(unshared)?.accept()?;
+                self.sharing = Some(Sharing::new(socket));
+            }
+            DataHead::Released { copied } => {
+                self.sharing.as_mut().ok_or_else(unshared)?.released(copied)?;
+            }
+            DataHead::Retired { segment } => {
+                self.sharing.as_mut().ok_or_else(unshared)?.forget(segment)?;
             }
         }
+        Ok(())
     }
 }
 
@@ -216,18 +311,20 @@ enum TakenIn {
 impl ArrivingBundle {
     fn new(
         header: BundleHeader,
+        bodies: Bodies,
         incarnation: Incarnation,
         intake: &Intake<'_>,
     ) -> Result<ArrivingBundle, Closed> {
         for (to_core, header) in header.blocks() {
             check_header(intake, incarnation, *to_core, header)?;
         }
-        Ok(ArrivingBundle { headers: header.into_blocks().into_iter(), block: None })
+        Ok(ArrivingBundle { headers: header.into_blocks().into_iter(), bodies, block: None })
     }
 
     fn take_in(
         &mut self,
         connection: &mut Connection,
+        mut sharing: Option<&mut Sharing>,
         intake: &mut Intake<'_>,
         arrivals: &mut Vec<Arrival>,
     ) -> Result<TakenIn, Closed> {
@@ -236,9 +333,15 @@ impl ArrivingBundle {
                 let Some((to_core, header)) = self.headers.as_slice().first() else {
                     return Ok(TakenIn::All);
                 };
-                let Ok(block) = intake.store.expect(header) else {
+                let Ok(mut block) = intake.store.expect(header) else {
                     return Ok(TakenIn::NotYet(Memory::Awaited));
                 };
+                if let (Bodies::Mapped(places), Some(sharing)) = (&mut self.bodies, &mut sharing)
+                    && block.missing() > 0
+                {
+                    let place = places.next().expect("there is a place for each body");
+                    sharing.copy(place, &mut block)?;
+                }
                 self.block = Some((*to_core, block));
                 self.headers.next();
             }

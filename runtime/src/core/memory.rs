@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, VecDeque};
 use drizzle_scheduler::local::Run;
 use drizzle_scheduler::plan::Plan;
 use drizzle_scheduler::{BatchId, CoreId, StageId, WorkerId};
-use drizzle_shuffle::{Block, BlockStore, BlockWatch, StoreOptions};
+use drizzle_shuffle::{Block, BlockStore, BlockWatch, Readers, StoreOptions};
 
 use crate::dataflow::stage::IntakeState;
 use crate::wire::MemoryPeaks;
@@ -92,7 +92,7 @@ const BATCH_LOSS: usize = 3;
 const LEAST_BATCH_BYTES: u64 = 256;
 
 impl Memory {
-    pub(super) fn new(plan: &Plan, options: MemoryOptions) -> Memory {
+    pub(super) fn new(plan: &Plan, options: MemoryOptions, readers: Readers) -> Memory {
         let writes = |stage: &StageId| plan.edges_out_of(*stage).next().is_some();
         let waiting_stages = plan.stage_ids().filter(|&stage| !plan.is_source(stage));
         let allowed = |bytes: &usize| bytes * 2 / (SEGMENT_LOSS * BATCH_LOSS);
@@ -106,7 +106,7 @@ impl Memory {
         let narrowest = peers.values().map(|peer| peer.allowed).min().unwrap_or(usize::MAX);
         let first = (options.written.max_bytes / 64).min(narrowest / 8) as u64;
         Memory {
-            written: BlockStore::new(options.written),
+            written: BlockStore::for_readers(options.written, readers),
             received: BlockStore::new(options.received),
             waiting_stages: waiting_stages.filter(writes).collect(),
             live: VecDeque::new(),

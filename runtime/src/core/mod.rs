@@ -20,7 +20,7 @@ use drizzle_scheduler::local::{
 };
 use drizzle_scheduler::message::{Decision, GroupStatistics, Order, TakenRange};
 use drizzle_scheduler::{CoreId, Incarnation, Instant, WorkerId};
-use drizzle_shuffle::{Block, Bundle};
+use drizzle_shuffle::{Block, Bundle, Readers};
 
 use crate::clock::{monotonic_now, thread_cpu_ns};
 use crate::dataflow::Job;
@@ -34,8 +34,8 @@ pub use boundary::abort_on_panic_outside_tasks;
 pub use clock::{ClockOffset, CoreClock};
 use inputs::Inputs;
 use laps::{Doing, Laps};
-pub use links::LinkPlan;
 use links::{Arrival, Links};
+pub use links::{LinkPlan, Meeting};
 use memory::Memory;
 pub use memory::MemoryOptions;
 pub use status::{CoreStatus, Paused, Running};
@@ -127,6 +127,8 @@ pub struct CoreParts {
     pub clock: CoreClock,
     /// Memory and credit.
     pub options: CoreOptions,
+    /// Who reads the blocks that it writes.
+    pub readers: Readers,
 }
 
 /// One core at work.
@@ -202,7 +204,7 @@ impl Core {
         let plan = parts.job.plan().clone();
         let stage_count = plan.stages.len();
         let combiner_bytes = parts.options.memory.combiner_bytes;
-        let memory = Memory::new(&plan, parts.options.memory);
+        let memory = Memory::new(&plan, parts.options.memory, parts.readers);
         let outboxes = parts.place.outboxes.into_iter();
         let outboxes = outboxes
             .map(|(core, outbox)| (core, Outgoing { outbox, waiting: VecDeque::new() }))

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use drizzle_scheduler::{Incarnation, WorkerId};
 
-use crate::core::LinkPlan;
+use crate::core::{LinkPlan, Meeting};
 use crate::io::{Completion, Io, Op, Outcome, Token};
 use crate::node::NodeError;
-use crate::transport::{Closed, Connection};
+use crate::transport::{Closed, Connection, Rendezvous, RendezvousName, is_within_host, meet};
 use crate::wire::{DataHead, Peer, decode_data, encode_data};
 
 /// How long a peer may take to answer a call.
@@ -65,6 +65,8 @@ pub(super) struct Greetings {
     strangers: BTreeMap<u64, Connection>,
     next_stranger: u64,
     links: Vec<LinkPlan>,
+    /// What a person should know, a line each.
+    notices: Vec<String>,
 }
 
 impl Greetings {
@@ -75,11 +77,11 @@ impl Greetings {
         listener: Arc<TcpListener>,
         io: Box<dyn Io>,
     ) -> Result<Greetings, NodeError> {
-        let mut links = Vec::new();
+        let (mut links, mut notices) = (Vec::new(), Vec::new());
         let mut expected = BTreeMap::new();
         for peer in peers {
             if peer.worker < own.worker {
-                links.push(call(own, peer)?);
+                links.push(call(own, peer, &mut notices)?);
             } else if peer.worker > own.worker {
                 expected.insert(peer.worker, peer.incarnation);
             }
@@ -93,6 +95,7 @@ impl Greetings {
             strangers: BTreeMap::new(),
             next_stranger: 1,
             links,
+            notices,
         })
     }
 
@@ -141,11 +144,13 @@ impl Greetings {
             return;
         }
         match greeting(&mut connection) {
-            Ok(Some((worker, incarnation, to))) => {
+            Ok(Some(Greeting { worker, incarnation, to, rendezvous })) => {
                 let known = to == self.own && self.expected.get(&worker) == Some(&incarnation);
                 if let Some(stream) = connection.into_stream().filter(|_| known) {
                     self.expected.remove(&worker);
-                    self.links.push(LinkPlan { worker, incarnation, stream });
+                    let met = rendezvous.map(|name| meet(name).map(Meeting::Met));
+                    let meeting = shared(worker, met, &mut self.notices);
+                    self.links.push(LinkPlan { worker, incarnation, stream, meeting });
                 }
             }
             Ok(None) => {
@@ -155,33 +160,68 @@ impl Greetings {
         }
     }
 
+    /// What a person should know, a line each.
+    pub(super) fn take_notices(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notices)
+    }
+
     /// Who has not called, for messages that people read.
     pub(super) fn missing(&self) -> Vec<WorkerId> {
         self.expected.keys().copied().collect()
     }
 }
 
-fn call(own: &Peer, peer: &Peer) -> Result<LinkPlan, NodeError> {
+/// How memory is shared with a worker of this host, or a line that says why it is not.
+fn shared(
+    worker: WorkerId,
+    meeting: Option<std::io::Result<Meeting>>,
+    notices: &mut Vec<String>,
+) -> Option<Meeting> {
+    let because = |error| {
+        format!("blocks for {worker} on this host go by TCP, not by shared memory: {error}")
+    };
+    meeting?.map_err(|error| notices.push(because(error))).ok()
+}
+
+fn call(own: &Peer, peer: &Peer, notices: &mut Vec<String>) -> Result<LinkPlan, NodeError> {
     let cannot = |error: std::io::Error| {
         NodeError::Job(format!("cannot reach {} at {}: {error}", peer.worker, peer.address))
     };
     let stream = TcpStream::connect_timeout(&peer.address, CONNECT_LIMIT).map_err(cannot)?;
-    let hello =
-        DataHead::Hello { worker: own.worker, incarnation: own.incarnation, to: peer.worker };
+    let rendezvous = is_within_host(&stream).then(|| Rendezvous::new().map(Meeting::Expected));
+    let meeting = shared(peer.worker, rendezvous, notices);
+    let rendezvous = match &meeting {
+        Some(Meeting::Expected(rendezvous)) => Some(rendezvous.name()),
+        Some(Meeting::Met(_)) | None => None,
+    };
+    let (worker, incarnation, to) = (own.worker, own.incarnation, peer.worker);
+    let hello = DataHead::Hello { worker, incarnation, to, rendezvous };
     let mut bytes = Vec::new();
     encode_data(&hello, 0, &mut bytes);
     std::io::Write::write_all(&mut &stream, &bytes).map_err(cannot)?;
-    Ok(LinkPlan { worker: peer.worker, incarnation: peer.incarnation, stream })
+    Ok(LinkPlan { worker: peer.worker, incarnation: peer.incarnation, stream, meeting })
 }
 
-fn greeting(
-    connection: &mut Connection,
-) -> Result<Option<(WorkerId, Incarnation, WorkerId)>, Closed> {
+/// What a caller says first.
+struct Greeting {
+    worker: WorkerId,
+    incarnation: Incarnation,
+    to: WorkerId,
+    rendezvous: Option<RendezvousName>,
+}
+
+fn greeting(connection: &mut Connection) -> Result<Option<Greeting>, Closed> {
     let Some(frame) = connection.next_frame()? else { return Ok(None) };
     match decode_data(frame.head, frame.body.len())? {
-        DataHead::Hello { worker, incarnation, to } => Ok(Some((worker, incarnation, to))),
-        DataHead::Blocks { .. } | DataHead::Completed { .. } | DataHead::Ranges { .. } => {
-            Err(Closed::Protocol("it did not greet first".to_owned()))
+        DataHead::Hello { worker, incarnation, to, rendezvous } => {
+            Ok(Some(Greeting { worker, incarnation, to, rendezvous }))
         }
+        DataHead::Met
+        | DataHead::Blocks { .. }
+        | DataHead::Mapped { .. }
+        | DataHead::Released { .. }
+        | DataHead::Retired { .. }
+        | DataHead::Completed { .. }
+        | DataHead::Ranges { .. } => Err(Closed::Protocol("it did not greet first".to_owned())),
     }
 }

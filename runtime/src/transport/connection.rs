@@ -73,6 +73,13 @@ struct Outgoing {
     bodies: Vec<Block>,
 }
 
+/// Whether both ends of a stream have one address: they are on one host.
+pub fn is_within_host(stream: &TcpStream) -> bool {
+    let ip = |address: io::Result<SocketAddr>| address.ok().map(|address| address.ip());
+    let (here, there) = (ip(stream.local_addr()), ip(stream.peer_addr()));
+    here.is_some() && here == there
+}
+
 /// A block as the driver of IO sees it: bytes, sent from the segment that they lie in.
 struct BlockBody(Block);
 
@@ -86,10 +93,8 @@ impl Connection {
     /// Takes a connected stream over; `number` is unique among the connections of one driver.
     pub fn new(stream: TcpStream, number: u64) -> io::Result<Connection> {
         stream.set_nodelay(true)?;
-        let ip = |address: io::Result<SocketAddr>| address.ok().map(|address| address.ip());
-        let (here, there) = (ip(stream.local_addr()), ip(stream.peer_addr()));
         Ok(Connection {
-            within_host: here.is_some() && here == there,
+            within_host: is_within_host(&stream),
             peer: stream
                 .peer_addr()
                 .map_or_else(|_| "unknown".into(), |peer| peer.to_string().into()),

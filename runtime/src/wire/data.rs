@@ -3,12 +3,12 @@
 //! the head.
 
 use drizzle_scheduler::{BatchId, Incarnation, WorkerId};
-use drizzle_shuffle::{Bundle, BundleHeader};
+use drizzle_shuffle::{Bundle, BundleHeader, MAX_BLOCKS, Place};
 
-use super::codec::{DecodeError, Reader};
+use super::codec::{DecodeError, Reader, Writer};
 use super::frame::{FrameKind, append_frame};
 use super::ids::{read_core, write_core};
-use super::message::DataHead;
+use super::message::{DataHead, MappedPlace};
 use super::ranges::{MAX_RANGES, read_ranges, write_ranges};
 
 // Tags of `DataHead`: 128 to 191.
@@ -16,6 +16,15 @@ const HELLO: u8 = 128;
 const BLOCKS: u8 = 129;
 const COMPLETED: u8 = 130;
 const RANGES: u8 = 131;
+const MET: u8 = 132;
+const MAPPED: u8 = 133;
+const RELEASED: u8 = 134;
+const RETIRED: u8 = 135;
+
+/// Bytes of a place.
+const PLACE_LEN: usize = 4 + 4 + 8;
+/// What an offset in a segment is a multiple of.
+const PLACE_ALIGN: u32 = 16;
 
 /// Appends a frame but for its body, of which `body_len` bytes are to follow.
 ///
@@ -26,11 +35,24 @@ pub fn encode_data(head: &DataHead, body_len: usize, out: &mut Vec<u8>) {
     let expected = body_len_of(head);
     assert_eq!(body_len, expected, "the body is not as long as its head says");
     append_frame(FrameKind::Data, body_len, out, |writer| match head {
-        DataHead::Hello { worker, incarnation, to } => {
+        DataHead::Hello { worker, incarnation, to, rendezvous } => {
             writer.u8(HELLO);
             writer.u32(worker.0);
             writer.u64(incarnation.0);
             writer.u32(to.0);
+            writer.option(*rendezvous, |writer, name| writer.raw().extend_from_slice(&name));
+        }
+        DataHead::Met => writer.u8(MET),
+        DataHead::Mapped { header, places } => {
+            write_mapped(writer, places, |out| header.encode(out));
+        }
+        DataHead::Released { copied } => {
+            writer.u8(RELEASED);
+            writer.u64(*copied);
+        }
+        DataHead::Retired { segment } => {
+            writer.u8(RETIRED);
+            writer.u32(*segment);
         }
         DataHead::Blocks { header } => {
             writer.u8(BLOCKS);
@@ -63,6 +85,58 @@ pub fn encode_bundle(bundle: &Bundle, out: &mut Vec<u8>) {
     });
 }
 
+/// Appends the frame of a bundle whose bodies lie at these places: the same as [`encode_data`] of its
+/// header with the checksums, without a copy of the headers.
+///
+/// # Panics
+///
+/// If a limit of the frame is exceeded.
+pub fn encode_mapped(bundle: &Bundle, places: &[MappedPlace], out: &mut Vec<u8>) {
+    append_frame(FrameKind::Data, 0, out, |writer| {
+        write_mapped(writer, places, |out| bundle.encode_header(out));
+    });
+}
+
+fn write_mapped(
+    writer: &mut Writer<'_>,
+    places: &[MappedPlace],
+    header: impl FnOnce(&mut Vec<u8>),
+) {
+    writer.u8(MAPPED);
+    header(writer.raw());
+    writer.list(places, MAX_BLOCKS, |writer, mapped| {
+        let MappedPlace { segment, place: Place { offset, generation } } = *mapped;
+        writer.u32(segment);
+        writer.u32(offset);
+        writer.u64(generation);
+    });
+}
+
+/// The places of all blocks that have records.
+fn read_places(
+    reader: &mut Reader<'_>,
+    header: &BundleHeader,
+) -> Result<Vec<MappedPlace>, DecodeError> {
+    let what = "the places of bodies";
+    let places: Vec<MappedPlace> = reader.list(what, MAX_BLOCKS, PLACE_LEN, |reader| {
+        let segment = reader.u32("a segment's number")?;
+        let what = "an offset in a segment";
+        let offset = reader.u32(what)?;
+        if !offset.is_multiple_of(PLACE_ALIGN) {
+            let (expected, found) = ("a multiple of 16", offset.into());
+            return Err(DecodeError::Impossible { what, expected, found });
+        }
+        let generation = reader.u64("a segment's generation")?;
+        Ok(MappedPlace { segment, place: Place { offset, generation } })
+    })?;
+    let blocks = header.blocks().iter().filter(|(_, header)| header.body_len > 0).count();
+    if places.len() != blocks {
+        let (what, expected) = ("the number of places", "the number of blocks with records");
+        return Err(DecodeError::Impossible { what, expected, found: places.len() as u64 });
+    }
+    Ok(places)
+}
+
 /// Reads the head of a data frame, whose body has `body_len` bytes.
 pub fn decode_data(head: &[u8], body_len: usize) -> Result<DataHead, DecodeError> {
     let mut reader = Reader::new(head);
@@ -79,7 +153,13 @@ pub fn decode_data(head: &[u8], body_len: usize) -> Result<DataHead, DecodeError
 fn body_len_of(head: &DataHead) -> usize {
     match head {
         DataHead::Blocks { header } => header.body_len() as usize,
-        DataHead::Hello { .. } | DataHead::Completed { .. } | DataHead::Ranges { .. } => 0,
+        DataHead::Hello { .. }
+        | DataHead::Met
+        | DataHead::Mapped { .. }
+        | DataHead::Released { .. }
+        | DataHead::Retired { .. }
+        | DataHead::Completed { .. }
+        | DataHead::Ranges { .. } => 0,
     }
 }
 
@@ -90,12 +170,22 @@ fn read_head(reader: &mut Reader<'_>) -> Result<DataHead, DecodeError> {
             worker: WorkerId(reader.u32("a worker's number")?),
             incarnation: Incarnation(reader.u64("an incarnation")?),
             to: WorkerId(reader.u32("the number of the worker that is meant")?),
+            rendezvous: reader.option("whether there is a rendezvous", read_name)?,
         },
         BLOCKS => {
             let (header, length) = BundleHeader::decode(reader.rest())?;
             reader.take("the header of blocks", length)?;
             DataHead::Blocks { header }
         }
+        MET => DataHead::Met,
+        MAPPED => {
+            let (header, length) = BundleHeader::decode(reader.rest())?;
+            reader.take("the header of blocks", length)?;
+            let places = read_places(reader, &header)?;
+            DataHead::Mapped { header, places }
+        }
+        RELEASED => DataHead::Released { copied: reader.u64("a number of copied bodies")? },
+        RETIRED => DataHead::Retired { segment: reader.u32("a segment's number")? },
         COMPLETED => DataHead::Completed {
             from: read_core(reader)?,
             to_core: reader.u16("the core that is to be told")?,
@@ -107,4 +197,10 @@ fn read_head(reader: &mut Reader<'_>) -> Result<DataHead, DecodeError> {
         },
         found => return Err(DecodeError::UnknownTag { what, found }),
     })
+}
+
+fn read_name(reader: &mut Reader<'_>) -> Result<[u8; 16], DecodeError> {
+    let what = "the name of a rendezvous";
+    let bytes = reader.take(what, 16)?;
+    Ok(bytes.try_into().expect("so many were taken"))
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use drizzle_scheduler::message::{DriverMessage, TakenRange, WorkerMessage};
 use drizzle_scheduler::{BatchId, CoreId, Incarnation, Term, WorkerId};
-use drizzle_shuffle::BundleHeader;
+use drizzle_shuffle::{BundleHeader, Place};
 
 /// From a worker to the driver, on the control connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -272,11 +272,32 @@ pub enum DataHead {
         incarnation: Incarnation,
         /// Who is meant.
         to: WorkerId,
+        /// Where the caller waits for a process of its host, to share memory with it.
+        rendezvous: Option<[u8; 16]>,
     },
+    /// The one that was called has come to the rendezvous: first of all that it says, if it has.
+    Met,
     /// All that one core has, of one batch and edge, for the cores of the worker.
     Blocks {
         /// The headers of the blocks; their bodies follow one behind the other.
         header: BundleHeader,
+    },
+    /// The same, but the bodies lie in segments of the sender that the receiver may map.
+    Mapped {
+        /// The headers of the blocks.
+        header: BundleHeader,
+        /// Where the body is, of each block that has records.
+        places: Vec<MappedPlace>,
+    },
+    /// So many bodies of `Mapped` have been copied in all; the sender may use their memory again.
+    Released {
+        /// How many, since the connection was made.
+        copied: u64,
+    },
+    /// A segment of the sender is no more.
+    Retired {
+        /// Its number.
+        segment: u32,
     },
     /// Credit: a core has finished all batches up to this one.
     Completed {
@@ -295,4 +316,13 @@ pub enum DataHead {
         /// The ranges.
         ranges: Vec<TakenRange>,
     },
+}
+
+/// Where a body lies in the segments of another process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MappedPlace {
+    /// Number of the segment, which came with its descriptor.
+    pub segment: u32,
+    /// Where in it.
+    pub place: Place,
 }

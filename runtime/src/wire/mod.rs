@@ -33,10 +33,10 @@ mod tests;
 
 pub use codec::DecodeError;
 pub use control::{decode_to_driver, decode_to_worker, encode_to_driver, encode_to_worker};
-pub use data::{decode_data, encode_bundle, encode_data};
+pub use data::{decode_data, encode_bundle, encode_data, encode_mapped};
 pub use frame::{Frame, FrameDecoder, FrameError, FrameHead, FrameKind};
 pub use journal::{EntryError, decode_entry, encode_entry};
 pub use message::{
-    CoreCosts, DataHead, FinalReport, MemoryPeaks, Peer, TimeByKind, ToDriver, ToWorker,
-    WorkerStatus,
+    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, TimeByKind, ToDriver,
+    ToWorker, WorkerStatus,
 };

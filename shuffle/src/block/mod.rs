@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::archive::{BodyCheck, BodyError, CheckedBody};
 use crate::record::Record;
+use crate::segment::shared::{PeerSegment, PeerSegmentError, Place, SharedFile};
 use crate::segment::{Landing, SegmentSlice};
 use crate::store::{BlockStore, StoreFull};
 
@@ -23,6 +24,9 @@ use self::header::BlockHeader;
 pub mod bundle;
 pub mod header;
 pub mod writer;
+
+/// Bytes that are copied before their checksum is taken: they are still in the first caches then.
+const COPIED_AT_ONCE: usize = 64 * 1024;
 
 /// A closed block. Cloning shares it; the memory that it lies in is free again when the last clone
 /// is gone.
@@ -58,6 +62,12 @@ impl Block {
     /// Its bytes, as they go to another process: an rkyv archive, or nothing if it has no records.
     pub fn body(&self) -> &[u8] {
         self.inner.body.bytes()
+    }
+
+    /// The memory file that its bytes lie in and their place there, if it has any and other processes
+    /// may read them.
+    pub fn shared(&self) -> Option<(&SharedFile, Place)> {
+        self.inner.body.slice()?.shared()
     }
 
     /// Its records, in place.
@@ -221,6 +231,23 @@ impl ArrivingBlock {
         let count = self.landing.as_mut().map_or(0, |landing| landing.fill(bytes));
         self.sum();
         count
+    }
+
+    /// Copies what is missing from another process's segment, where the whole body lies at `place`.
+    ///
+    /// # Errors
+    /// If it does not lie there, or no longer.
+    pub fn copy_from(
+        &mut self,
+        segment: &PeerSegment,
+        place: Place,
+    ) -> Result<(), PeerSegmentError> {
+        let len = self.header.body_len as usize;
+        while let Some(landing) = self.landing.as_mut().filter(|landing| landing.missing() > 0) {
+            segment.copy_to(place, len, landing, COPIED_AT_ONCE)?;
+            self.sum();
+        }
+        Ok(())
     }
 
     /// The memory alone, for whoever puts the bytes there; to be given back.

@@ -23,7 +23,7 @@ fn memory(plan: &Plan, max_bytes: usize, peer_bytes: usize) -> Memory {
         peers: BTreeMap::from([(PEER, peer_bytes)]),
         batch_bytes: 1 << 20,
     };
-    Memory::new(plan, options)
+    Memory::new(plan, options, Readers::Threads)
 }
 
 fn run(batch: u64, stage: u16) -> Run {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use drizzle_scheduler::{BatchId, CoreId, Incarnation, WorkerId};
+use drizzle_shuffle::Readers;
 
 use super::{Ground, Identity, Peers, WorkerNode};
 use crate::core::{
@@ -16,7 +17,7 @@ use crate::host::{self, CoreHandle, CoreLoop, CpuShare, Neighbours};
 use crate::io::{self, Chosen, Io, IoKind, Outbox, Tenant, Waker, inbox};
 use crate::node::memory::WorkerShares;
 use crate::node::{JobSetup, NodeError, STALL_NS, Size};
-use crate::transport::{Mesh, MeshPlace};
+use crate::transport::{Mesh, MeshPlace, permit_descriptors};
 use crate::wire::{Peer, TimeByKind};
 
 /// The cores of a worker, as its control loop sees them.
@@ -64,6 +65,7 @@ impl Crew {
         };
         let (queue, outputs) = bounded(OUTPUT_CAPACITY);
         let control = ControlOutbox { queue, waker: node.io.waker() };
+        let readers = readers_of(&links)?;
         let mut links_of: BTreeMap<u16, Vec<LinkPlan>> = BTreeMap::new();
         for link in links {
             links_of.entry(owner_of(link.worker, cores)).or_default().push(link);
@@ -91,6 +93,7 @@ impl Crew {
                 control: control.clone(),
                 status: status.clone(),
                 clock: CoreClock::new(node.offset.clone()),
+                readers,
             };
             crew.statuses.push(status);
             if let Ground::Shared(neighbours) = &node.ground {
@@ -199,6 +202,15 @@ impl Crew {
     }
 }
 
+/// Who reads the blocks of a worker with these connections.
+fn readers_of(links: &[LinkPlan]) -> Result<Readers, NodeError> {
+    if links.iter().all(|link| link.meeting.is_none()) {
+        return Ok(Readers::Threads);
+    }
+    permit_descriptors().map_err(NodeError::io("cannot have more descriptors"))?;
+    Ok(Readers::Processes)
+}
+
 /// What a core is grown from, carried to its thread.
 struct CoreSeed {
     core: CoreId,
@@ -212,6 +224,7 @@ struct CoreSeed {
     control: ControlOutbox,
     status: CoreStatus,
     clock: CoreClock,
+    readers: Readers,
 }
 
 impl CoreSeed {
@@ -267,6 +280,7 @@ impl CoreSeed {
             status: self.status,
             clock: self.clock,
             options: self.options,
+            readers: self.readers,
         });
         core.map_err(|error| format!("cannot use a connection: {error}"))
     }

@@ -121,6 +121,8 @@ impl WorkerNode {
             return Err(ended_by(message));
         }
         if let Some(links) = meeting.greetings.step() {
+            let notices = meeting.greetings.take_notices();
+            notices.iter().for_each(|line| (self.config.notice)(line));
             let Meeting { built, cores_on_host, peers, .. } = *meeting;
             return self.start_cores(built, cores_on_host, &peers, links);
         }

@@ -10,15 +10,15 @@ use drizzle_scheduler::{
     Attempt, BatchId, CoreId, EdgeId, Epoch, Incarnation, PartitionId, StageId, Term, Watermark,
     WorkerId,
 };
-use drizzle_shuffle::{BlockHeader, BundleHeader};
+use drizzle_shuffle::{BlockHeader, BundleHeader, Place};
 use expect_test::{Expect, expect};
 
 use super::Message;
 use crate::io::SystemCalls;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::message::{
-    CoreCosts, DataHead, FinalReport, MemoryPeaks, Peer, TimeByKind, ToDriver, ToWorker,
-    WorkerStatus,
+    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, TimeByKind, ToDriver,
+    ToWorker, WorkerStatus,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -233,10 +233,40 @@ fn what_else_the_driver_says_has_these_bytes() {
 fn data_frames_have_these_bytes() {
     let incarnation = Incarnation(2);
     data(
-        DataHead::Hello { worker: WorkerId(1), incarnation, to: WorkerId(3) },
+        DataHead::Hello { worker: WorkerId(1), incarnation, to: WorkerId(3), rendezvous: None },
         &expect![[r#"
-            44525a4c 0500 0300 11000000 00000000 dca24129 00000000
-            80010000 00020000 00000000 00030000 00
+            44525a4c 0500 0300 12000000 00000000 99b037ba 00000000
+            80010000 00020000 00000000 00030000 0000
+        "#]],
+    );
+    let rendezvous = Some([7; 16]);
+    data(
+        DataHead::Hello { worker: WorkerId(1), incarnation, to: WorkerId(3), rendezvous },
+        &expect![[r#"
+            44525a4c 0500 0300 22000000 00000000 f9cf1ded 00000000
+            80010000 00020000 00000000 00030000 00010707 07070707 07070707 07070707
+            0707
+        "#]],
+    );
+    data(
+        DataHead::Met,
+        &expect![[r#"
+            44525a4c 0500 0300 01000000 00000000 d9c068f2 00000000
+            84
+        "#]],
+    );
+    data(
+        DataHead::Released { copied: 12 },
+        &expect![[r#"
+            44525a4c 0500 0300 09000000 00000000 8024658e 00000000
+            860c0000 00000000 00
+        "#]],
+    );
+    data(
+        DataHead::Retired { segment: 13 },
+        &expect![[r#"
+            44525a4c 0500 0300 05000000 00000000 1702c3eb 00000000
+            870d0000 00
         "#]],
     );
     let batch = BatchId(4);
@@ -285,8 +315,21 @@ fn data_frames_have_these_bytes() {
         checksum: 0,
         ..header.clone()
     };
+    let header = BundleHeader::new(vec![(11, header), (13, nothing)]);
+    let place = Place { offset: 64, generation: 15 };
+    let places = vec![MappedPlace { segment: 14, place }];
     data(
-        DataHead::Blocks { header: BundleHeader::new(vec![(11, header), (13, nothing)]) },
+        DataHead::Mapped { header: header.clone(), places },
+        &expect![[r#"
+            44525a4c 0500 0300 76000000 00000000 855fc5d2 00000000
+            85447a42 6b020001 00201108 00610000 00010000 00000000 00020000 00000000
+            00060000 00000000 000a0000 00000000 00030000 00040000 00050007 00180000
+            00020000 00010801 00000b01 0901000d 010c0100 01023800 00000403 0201f811
+            b9520100 00000e00 00004000 00000f00 00000000 0000
+        "#]],
+    );
+    data(
+        DataHead::Blocks { header },
         &expect![[r#"
             44525a4c 0500 0300 62000000 38000000 5b36807e 00000000
             81447a42 6b020001 00201108 00610000 00010000 00000000 00020000 00000000

@@ -1,8 +1,12 @@
 //! What nobody should send: an error each time, and never a panic.
 
+use crate::wire::message::{DataHead, MappedPlace};
+use drizzle_shuffle::{BundleHeader, Place};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
 use super::{Message, frames_of, samples};
 use crate::wire::codec::Writer;
@@ -50,7 +54,7 @@ proptest! {
 
     #[test]
     fn heads_with_random_small_numbers_do_no_harm(
-        tag in prop_oneof![1..11u8, 64..71u8, 128..132u8],
+        tag in prop_oneof![1..11u8, 64..71u8, 128..136u8],
         bytes in vec(prop_oneof![3 => Just(0u8), 2 => 0..5u8, 1 => any::<u8>()], 0..200),
     ) {
         let mut head = vec![tag];
@@ -376,7 +380,7 @@ fn lists_of_reports_that_the_bytes_cannot_hold_are_refused() {
 
 #[test]
 fn a_body_that_the_head_does_not_announce_is_refused() {
-    let head = [128, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0];
+    let head = [128, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0];
     assert!(decode_data(&head, 0).is_ok());
     let what = "this head of a data frame";
     assert_eq!(decode_data(&head, 1), Err(DecodeError::Body { what, expected: 0, found: 1 }));
@@ -406,7 +410,7 @@ fn a_bad_header_is_refused_with_a_sentence() {
         ),
         (
             patched(FrameKind::ToDriver, 4, &[2, 0]),
-            "peer speaks wire version 2, this binary speaks 5: run the same binary on every node",
+            "peer speaks wire version 2, this binary speaks 6: run the same binary on every node",
         ),
         (patched(FrameKind::ToDriver, 6, &[9, 0]), "peer sent a frame of the unknown kind 9"),
         (
@@ -423,7 +427,7 @@ fn a_bad_header_is_refused_with_a_sentence() {
         ),
         (
             patched(FrameKind::ToDriver, 20, &[1]),
-            "peer sent a frame with 0x00000001 where version 5 has 0",
+            "peer sent a frame with 0x00000001 where version 6 has 0",
         ),
     ];
     for (error, sentence) in cases {
@@ -441,4 +445,32 @@ fn the_first_bytes_are_enough_to_refuse_a_stranger() {
     let mut decoder = FrameDecoder::new();
     decoder.push(b"DRZL\x07\x00");
     assert_eq!(decoder.next_frame(), Err(FrameError::Version { peer: 7, own: WIRE_VERSION }));
+}
+
+#[test]
+fn places_that_are_not_those_of_the_blocks_are_refused() {
+    let place = |offset| MappedPlace { segment: 1, place: Place { offset, generation: 2 } };
+    let mut runner = TestRunner::deterministic();
+    let mut headers = std::iter::repeat_with(|| {
+        samples::bundle_header().new_tree(&mut runner).expect("nothing is filtered").current()
+    });
+    let one_filled = |header: &BundleHeader| {
+        header.blocks().iter().filter(|(_, header)| header.body_len > 0).count() == 1
+    };
+    let header = headers.find(one_filled).expect("there are such");
+    let head = |places: Vec<MappedPlace>| {
+        head_of(&Message::Data(DataHead::Mapped { header: header.clone(), places }))
+    };
+    assert!(decode_data(&head(vec![place(64)]), 0).is_ok());
+    for (places, what) in [
+        (vec![], "the number of places"),
+        (vec![place(64), place(128)], "the number of places"),
+        (vec![place(65)], "an offset in a segment"),
+    ] {
+        let refused = decode_data(&head(places), 0).unwrap_err();
+        assert!(
+            matches!(refused, DecodeError::Impossible { what: found, .. } if found == what),
+            "{refused}"
+        );
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use drizzle_scheduler::message::{BlockNotice, DriverMessage, WorkerMessage};
 use drizzle_scheduler::{Attempt, EdgeId, Epoch, PartitionId, Term, Watermark};
-use drizzle_shuffle::{BlockHeader, BundleHeader};
+use drizzle_shuffle::{BlockHeader, BundleHeader, Place};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -14,8 +14,8 @@ use super::Message;
 use super::scheduling::{batch, content, core, incarnation, order, range, report, taken, worker};
 use crate::io::SystemCalls;
 use crate::wire::message::{
-    CoreCosts, DataHead, FinalReport, MemoryPeaks, Peer, TimeByKind, ToDriver, ToWorker,
-    WorkerStatus,
+    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, TimeByKind, ToDriver,
+    ToWorker, WorkerStatus,
 };
 
 pub(super) fn message() -> impl Strategy<Value = Message> {
@@ -65,11 +65,22 @@ pub(super) fn to_worker() -> impl Strategy<Value = ToWorker> {
 
 pub(super) fn data_head() -> impl Strategy<Value = DataHead> {
     prop_oneof![
-        (worker(), incarnation(), worker()).prop_map(|(worker, incarnation, to)| DataHead::Hello {
-            worker,
-            incarnation,
-            to
+        (worker(), incarnation(), worker(), option::of(any::<[u8; 16]>())).prop_map(
+            |(worker, incarnation, to, rendezvous)| DataHead::Hello {
+                worker,
+                incarnation,
+                to,
+                rendezvous
+            }
+        ),
+        Just(DataHead::Met),
+        (bundle_header(), vec(mapped_place(), 5)).prop_map(|(header, mut places)| {
+            let blocks = header.blocks().iter();
+            places.truncate(blocks.filter(|(_, header)| header.body_len > 0).count());
+            DataHead::Mapped { header, places }
         }),
+        any::<u64>().prop_map(|copied| DataHead::Released { copied }),
+        any::<u32>().prop_map(|segment| DataHead::Retired { segment }),
         bundle_header().prop_map(|header| DataHead::Blocks { header }),
         (core(), any::<u16>(), batch()).prop_map(|(from, to_core, batch)| DataHead::Completed {
             from,
@@ -141,8 +152,15 @@ fn block_header() -> impl Strategy<Value = BlockHeader> {
     )
 }
 
+fn mapped_place() -> impl Strategy<Value = MappedPlace> {
+    any::<(u32, u32, u64)>().prop_map(|(segment, offset, generation)| MappedPlace {
+        segment,
+        place: Place { offset: offset / 16 * 16, generation },
+    })
+}
+
 /// Blocks for up to five cores, some of them empty.
-fn bundle_header() -> impl Strategy<Value = BundleHeader> {
+pub(super) fn bundle_header() -> impl Strategy<Value = BundleHeader> {
     let cores = btree_map(any::<u16>(), (btree_set(any::<u32>(), 1..4), any::<bool>()), 1..5);
     (block_header(), cores).prop_map(|(header, cores)| {
         let blocks = cores.into_iter().map(|(core, (downstream, is_empty))| {
