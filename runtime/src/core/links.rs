@@ -6,9 +6,12 @@ use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::vec;
 
+use drizzle_scheduler::message::Content;
 use drizzle_scheduler::plan::Plan;
-use drizzle_scheduler::{BatchId, Incarnation, PartitionId, WorkerId};
-use drizzle_shuffle::{ArrivingBlock, Block, BlockHeader, BlockStore, Bundle, BundleHeader};
+use drizzle_scheduler::{BatchId, EdgeId, Incarnation, PartitionId, WorkerId};
+use drizzle_shuffle::{
+    ArrivingBlock, Block, BlockHeader, BlockStore, BodyCheck, Bundle, BundleHeader,
+};
 
 use crate::dataflow::Job;
 use crate::io::{Io, Outcome, Token};
@@ -99,10 +102,29 @@ pub struct Arrival {
     pub parcel: Parcel,
 }
 
+/// What edges there are, and what they carry.
+pub trait Edges {
+    /// The plan that they belong to.
+    fn plan(&self) -> &Plan;
+    /// How the body of a block that came from another process is checked; `None` if there is no such
+    /// edge.
+    fn check_of(&self, edge: EdgeId, content: Content) -> Option<BodyCheck>;
+}
+
+impl Edges for Job {
+    fn plan(&self) -> &Plan {
+        Job::plan(self)
+    }
+
+    fn check_of(&self, edge: EdgeId, content: Content) -> Option<BodyCheck> {
+        Job::check_of(self, edge, content)
+    }
+}
+
 /// What taking in a block needs.
 pub struct Intake<'a> {
-    /// The job, which knows the types of its edges.
-    pub job: &'a Job,
+    /// What may come.
+    pub edges: &'a dyn Edges,
     /// Where bodies are copied to.
     pub store: &'a mut BlockStore,
     /// How many cores this worker has.
@@ -164,6 +186,16 @@ impl Links {
             self.links.remove(worker);
         }
         result
+    }
+
+    /// Whether so much waits for a peer that what can wait should.
+    pub fn is_congested(&self, worker: WorkerId) -> bool {
+        self.links.get(&worker).is_some_and(|link| link.connection.is_congested())
+    }
+
+    /// Whether memory is shared with a peer.
+    pub fn is_sharing(&self, worker: WorkerId) -> bool {
+        self.links.get(&worker).is_some_and(|link| link.sharing.is_some())
     }
 
     /// Whether a block waits for memory, so that the core must look again without being woken.
@@ -359,7 +391,7 @@ impl ArrivingBundle {
 fn checked(block: ArrivingBlock, intake: &Intake<'_>) -> Result<Block, Closed> {
     let notice = &block.header().notice;
     let unknown = || Closed::Protocol("a block came on an edge that the plan does not have".into());
-    let check = intake.job.check_of(notice.edge, notice.content).ok_or_else(unknown)?;
+    let check = intake.edges.check_of(notice.edge, notice.content).ok_or_else(unknown)?;
     let block = block.finish().and_then(|unchecked| unchecked.validate(check));
     block.map_err(|error| Closed::Protocol(error.to_string()))
 }
@@ -372,7 +404,7 @@ fn check_header(
     header: &BlockHeader,
 ) -> Result<(), Closed> {
     let notice = &header.notice;
-    let plan: &Plan = intake.job.plan();
+    let plan: &Plan = intake.edges.plan();
     let wrong = |what: &str| Err(Closed::Protocol(format!("a block came {what}")));
     if notice.incarnation != incarnation {
         return wrong("from another life of that worker");

@@ -4,6 +4,7 @@
 
 mod boundary;
 mod clock;
+pub mod exchange;
 mod inputs;
 mod laps;
 mod links;
@@ -311,7 +312,7 @@ impl Core {
         let mut completions = std::mem::take(&mut self.completions);
         for Completion { token, outcome } in completions.drain(..) {
             let (job, store, cores) = (&*self.job, &mut self.memory.received, self.cores);
-            let mut intake = links::Intake { job, store, cores };
+            let mut intake = links::Intake { edges: job, store, cores };
             if let Err((worker, closed)) =
                 self.links.completed(token, outcome, &mut intake, &mut arrivals)
             {
@@ -320,7 +321,7 @@ impl Core {
         }
         self.completions = completions;
         let (job, store, cores) = (&*self.job, &mut self.memory.received, self.cores);
-        let mut intake = links::Intake { job, store, cores };
+        let mut intake = links::Intake { edges: job, store, cores };
         if let Err((worker, closed)) = self.links.drive(&mut *self.io, &mut intake, &mut arrivals) {
             self.peer_lost(worker, &closed.to_string());
         }

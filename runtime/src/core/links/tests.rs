@@ -77,7 +77,8 @@ impl Receiver {
 
     /// One turn of the core's loop over its connections.
     fn turn(&mut self) -> Result<(), (WorkerId, Closed)> {
-        let mut intake = Intake { job: &self.bench.job, store: &mut self.store, cores: self.cores };
+        let mut intake =
+            Intake { edges: &self.bench.job, store: &mut self.store, cores: self.cores };
         self.links.drive(&mut *self.io, &mut intake, &mut self.arrivals)?;
         self.io.park(Some(Duration::from_millis(5)));
         let mut completions = Vec::new();
