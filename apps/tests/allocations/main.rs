@@ -13,8 +13,8 @@ use clap::Parser;
 use drizzle::host::{Cpus, Polling};
 use drizzle::io::{Choice, HostKind, IoKind};
 use drizzle::node::{
-    ClusterConfig, DriverConfig, Exposure, JobOptions, JobReport, JobSetup, Observer, Outlet,
-    ProgressReport, StopFlag, WorkerConfig, run_local,
+    ClusterConfig, DriverConfig, Exposure, JobOptions, JobReport, JobSetup, LocalWorkers, Observer,
+    Outlet, ProgressReport, StopFlag, WorkerConfig, run_local,
 };
 use drizzle::scheduler::plan::Prescheduling;
 use drizzle_apps::ysb::flags::JobFlags;
@@ -87,7 +87,7 @@ fn run(passes: u64, batch_bytes: u64, more: &str) -> Run {
             }),
             notice: |_| {},
         },
-        processes: None,
+        workers: LocalWorkers::Threads,
     };
     let before = ALLOCATOR.allocations();
     let report = run_local(&config, &plan, &mut Nobody, &StopFlag::default());
