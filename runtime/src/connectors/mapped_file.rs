@@ -10,8 +10,8 @@
 //!    truncated while they are read.
 //! 3. A process that writes into the file meanwhile can change bytes under a `&[u8]`. Nothing here
 //!    relies on bytes being the same when looked at twice: every offset found is used with checked
-//!    slicing, and a `str` made of them lives no longer than the handling of its line. Inputs must
-//!    not be rewritten while they are read; appending is harmless.
+//!    slicing, and a `str` made of them lives no longer than the handling of its line and a few that
+//!    are scanned with it. Inputs must not be rewritten while they are read; appending is harmless.
 #![allow(unsafe_code)]
 
 use std::fs::{self, File};
