@@ -3,7 +3,6 @@
 
 use thiserror::Error;
 
-use crate::partition::combine;
 use crate::record::PartialEntry;
 
 /// How much a combiner may hold.
@@ -72,9 +71,7 @@ impl<K: Copy + Eq, A: Copy> Combiner<K, A> {
         init: A,
         update: impl FnOnce(&mut A),
     ) -> Result<(), CombinerFull> {
-        // Keys that get here share their partition, that is the high bits of their hash, and the
-        // table looks at these: mix once more.
-        let slot_hash = combine(hash, window_start);
+        let slot_hash = slot_hash(hash, window_start);
         let slots = &self.slots;
         let is_same = |number: usize| {
             let entry = &slots[number].entry;
@@ -143,6 +140,13 @@ impl<K: Copy + Eq, A: Copy> Combiner<K, A> {
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
+}
+
+/// Keys that get here share their partition, that is the high bits of their hash: the index looks at the
+/// low ones. Windows begin at round numbers, of which only a product's upper half is mixed well.
+#[inline]
+fn slot_hash(key_hash: u64, window_start: u64) -> u64 {
+    key_hash ^ (window_start.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32)
 }
 
 /// Finds slots by their hashes. A place holds the number of a slot plus one, or 0; a slot is at the first

@@ -81,7 +81,7 @@ fn hash_chunk(state: u64, chunk: &[u8; 16]) -> u64 {
 }
 
 #[inline]
-pub(crate) fn combine(state: u64, hash: u64) -> u64 {
+fn combine(state: u64, hash: u64) -> u64 {
     fold(state ^ P0, hash ^ P1)
 }
 
