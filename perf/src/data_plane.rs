@@ -11,6 +11,7 @@ use crate::figures::{median, reached, write_json};
 use crate::machine;
 use crate::projection::{self, Input, Way};
 use crate::run::ysb;
+use crate::shuffle::{self, Shuffled};
 
 /// How the measurement is done.
 #[derive(Debug, Args)]
@@ -74,6 +75,9 @@ const SHAPES: [Shape; 4] = [
 const PROJECTION: &str = "json_projection_meps_per_core";
 const PROJECTION_GOAL: f64 = 40.0;
 
+/// What a shuffle should reach of its limit.
+const SHUFFLE_GOAL: f64 = 0.8;
+
 /// Runs the rounds and prints their medians.
 pub(crate) fn measure(flags: &Flags) -> Result<()> {
     let mut rates: Vec<Vec<f64>> = SHAPES.iter().map(|_| Vec::new()).collect();
@@ -111,6 +115,9 @@ pub(crate) fn measure(flags: &Flags) -> Result<()> {
         figures[way.key] = json!(median(&way.rates));
         figures["rounds"][way.key] = json!(way.rates);
     }
+    let Shuffled { rows, handovers } = shuffle::measure(flags.rounds)?;
+    figures["shuffle"] = json!(rows);
+    figures["handover"] = json!(handovers);
     print(&figures, &ways);
     write_json(flags.json.as_deref(), &figures)
 }
@@ -143,8 +150,37 @@ fn print(figures: &Value, ways: &[Way]) {
         };
         println!("{:<34}{rate:>8.1} M events/s     {goal}", shape.what);
     }
+    print_shuffle(figures);
     println!("checkpoints                       none yet: the job keeps nothing durable");
     println!(
         "verified                          every run, with a sequential run over the same events"
     );
+}
+
+fn print_shuffle(figures: &Value) {
+    let rows = |key: &str| figures[key].as_array().cloned().unwrap_or_default();
+    let number = |row: &Value, key: &str| row[key].as_f64().unwrap_or(f64::NAN);
+    for row in rows("shuffle") {
+        let (rate, limit) = (number(&row, "gbps"), number(&row, "limit_gbps"));
+        println!(
+            "{:<34}{rate:>8.2} GB/s           {:.0} % of {limit:.2} GB/s, {}; goal {:.0} %: {}",
+            format!(
+                "shuffle, {}, {} KiB",
+                row["path"].as_str().unwrap_or_default(),
+                row["bytes"].as_u64().unwrap_or(0) / 1024
+            ),
+            100.0 * rate / limit,
+            row["limit"].as_str().unwrap_or_default(),
+            100.0 * SHUFFLE_GOAL,
+            reached(rate >= SHUFFLE_GOAL * limit),
+        );
+    }
+    for row in rows("handover") {
+        println!(
+            "{:<34}{:>8.1} us p50         {:.1} us p99",
+            format!("hand-over, {}, 4 KiB", row["path"].as_str().unwrap_or_default()),
+            number(&row, "p50_us"),
+            number(&row, "p99_us"),
+        );
+    }
 }

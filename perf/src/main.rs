@@ -30,10 +30,7 @@ enum Measurement {
     DataPlane(data_plane::Flags),
     /// Whether polling adapts: throughput of more workers than processors, beside one for each.
     Polling(polling::Flags),
-    /// How fast blocks go from core to core, and what the machine allows.
-    #[command(hide = true)]
-    Shuffle,
-    /// The other side of that, which it starts as a process of its own.
+    /// The other side of a shuffle, which that measurement starts as a process of its own.
     #[command(hide = true)]
     ShufflePeer(shuffle::PeerFlags),
     /// The job itself, which measurements start as processes of their own.
@@ -49,7 +46,6 @@ fn main() -> ExitCode {
         }
         Measurement::DataPlane(flags) => data_plane::measure(&flags),
         Measurement::Polling(flags) => polling::measure(&flags),
-        Measurement::Shuffle => shuffle::measure(3).map(drop),
         Measurement::ShufflePeer(flags) => shuffle::peer(&flags),
     };
     match result {

@@ -146,8 +146,16 @@ impl Tally {
     }
 }
 
+/// The medians of all ways.
+pub(crate) struct Shuffled {
+    /// Rates: `path, bytes, gbps, limit, limit_gbps`.
+    pub(crate) rows: Vec<Value>,
+    /// Times: `path, bytes, p50_us, p99_us`.
+    pub(crate) handovers: Vec<Value>,
+}
+
 /// Measures all ways in turn, so often, and tells the medians.
-pub(crate) fn measure(rounds: u32) -> Result<Value> {
+pub(crate) fn measure(rounds: u32) -> Result<Shuffled> {
     let mut rows = Vec::new();
     for path in Path::ALL {
         for (bytes, blocks) in SIZES {
@@ -171,7 +179,7 @@ pub(crate) fn measure(rounds: u32) -> Result<Value> {
         }
     }
     let handovers = Path::ALL.iter().map(|&path| handover(path, rounds));
-    Ok(json!({ "shuffle": rows, "handover": handovers.collect::<Result<Vec<_>>>()? }))
+    Ok(Shuffled { rows, handovers: handovers.collect::<Result<_>>()? })
 }
 
 fn handover(path: Path, rounds: u32) -> Result<Value> {
