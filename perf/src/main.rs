@@ -5,6 +5,7 @@
 
 mod data_plane;
 mod figures;
+mod latency;
 mod machine;
 mod polling;
 mod projection;
@@ -28,6 +29,8 @@ struct Arguments {
 enum Measurement {
     /// How fast data goes through the job, from memory.
     DataPlane(data_plane::Flags),
+    /// When results come after the end of their window, with asserted and with derived watermarks.
+    Latency(latency::Flags),
     /// Whether polling adapts: throughput of more workers than processors, beside one for each.
     Polling(polling::Flags),
     /// The other side of a shuffle, which that measurement starts as a process of its own.
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
             return ysb::main(*arguments);
         }
         Measurement::DataPlane(flags) => data_plane::measure(&flags),
+        Measurement::Latency(flags) => latency::measure(&flags),
         Measurement::Polling(flags) => polling::measure(&flags),
         Measurement::ShufflePeer(flags) => shuffle::peer(&flags),
     };

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use drizzle::connectors::Output;
 use drizzle::dataflow::Combine;
 use drizzle::host::Polling;
@@ -89,6 +89,9 @@ pub struct JobFlags {
     /// Length of a window [default: 1s, with --events 10s].
     #[arg(long)]
     pub(super) window: Option<Span>,
+    /// How the generator knows that no earlier event will come.
+    #[arg(long, value_enum, default_value_t = WatermarkFlag::Asserted, conflicts_with_all = ["events", "replay"])]
+    pub(super) watermark: WatermarkFlag,
     /// From one micro-batch to the next. A file is read as fast as possible, whatever this says.
     #[arg(long, default_value = "10ms")]
     pub(super) interval: Span,
@@ -142,6 +145,15 @@ pub struct JobFlags {
     /// Seed of the generated events.
     #[arg(long, default_value_t = SEED)]
     seed: u64,
+}
+
+/// How a generator knows that no earlier event will come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub(super) enum WatermarkFlag {
+    /// It knows when events are scheduled, and says so with the last of a batch
+    Asserted,
+    /// By the events themselves, as a source that reads strangers' events does
+    Derived,
 }
 
 /// Where events come from.

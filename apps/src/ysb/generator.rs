@@ -120,6 +120,11 @@ impl Generator {
         Ok(Generator { events: Generated::new(schedule, events) })
     }
 
+    /// The same events, from a source whose watermarks follow from them.
+    pub fn deriving_watermarks(self) -> Generator {
+        Generator { events: self.events.deriving_watermarks() }
+    }
+
     /// What each event says.
     pub fn plan(&self) -> EventPlan {
         self.events.events().plan

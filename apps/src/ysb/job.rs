@@ -11,7 +11,7 @@ use drizzle::dataflow::{
 use drizzle::node::{Collect, Outlet};
 
 use super::event::AdEvent;
-use super::flags::{Input, JobFlags};
+use super::flags::{Input, JobFlags, WatermarkFlag};
 use super::generator::{Generator, VIEW};
 use super::replay::{AdRecord, Held, Memory};
 use super::results::{encode_json, encode_row};
@@ -27,6 +27,10 @@ pub fn job(flags: &JobFlags, outlet: &Outlet, memory: &Memory) -> Result<Job> {
     match flags.input()? {
         Input::Generated => {
             let events = Generator::new(flags.generator()?, &table)?;
+            let events = match flags.watermark {
+                WatermarkFlag::Asserted => events,
+                WatermarkFlag::Derived => events.deriving_watermarks(),
+            };
             from_lines(flags, table, events, collect())
         }
         Input::Replayed(options) => match memory.get(options, &table)? {

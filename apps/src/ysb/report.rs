@@ -12,7 +12,7 @@ use drizzle::node::JobReport;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::flags::{Input, JobFlags, RateFlag};
+use super::flags::{Input, JobFlags, RateFlag, WatermarkFlag};
 use super::generator::Generator;
 use super::oracle::{Expected, ResultRow, Verdict};
 use super::output::Summary;
@@ -67,6 +67,7 @@ pub struct Report {
     windows: u64,
     results: u64,
     latency: Option<Latency>,
+    watermark: WatermarkFlag,
     verdict: Judgement,
     /// Over all rows that the driver collected, in their order.
     output_hash: Option<u64>,
@@ -175,6 +176,7 @@ impl Report {
             windows,
             results,
             latency,
+            watermark: flags.watermark,
             output_hash: (!rows.is_empty()).then(|| hash_of(rows)),
             verdict,
         })
@@ -488,12 +490,16 @@ impl Report {
         writeln!(
             out,
             "{:<20}p50 {:.2} ms      p95 {:.2} ms      p99 {:.2} ms      max {:.2} ms     \
-             (watermark asserted by source)",
+             (watermark {})",
             "window latency",
             at(0.5),
             at(0.95),
             at(0.99),
             latency.rows.max() as f64 / 1e6,
+            match self.watermark {
+                WatermarkFlag::Asserted => "asserted by source",
+                WatermarkFlag::Derived => "derived from data",
+            },
         )
     }
 

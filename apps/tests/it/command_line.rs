@@ -32,6 +32,7 @@ fn help_teaches_at_every_level() {
                 "--io",
                 "--poll",
                 "--memory",
+                "--watermark",
                 "--report",
                 "--events",
                 "--ads",

@@ -104,6 +104,13 @@ fn as_many_events_as_possible_are_verified() {
 }
 
 #[test]
+fn windows_closed_by_the_events_alone_are_verified() {
+    for more in ["", "--processes --no-combine", "--interval 1ms --window 100ms"] {
+        second("derived", &format!("--watermark derived {more}"));
+    }
+}
+
+#[test]
 fn a_rate_below_one_event_a_batch_is_verified() {
     let report = verified("slow", "--duration 1s --rate 10 --workers 4 --window 100ms");
     assert_eq!(report["events"], 10);

@@ -149,10 +149,19 @@ pub trait EventText: Send + Sync + 'static {
     fn write(&self, index: u64, event_time: u64, scratch: &mut Self::Scratch, lines: &mut Vec<u8>);
 }
 
+/// What a source of generated events says beside them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asserts {
+    /// That nothing earlier will come.
+    Watermarks,
+    Nothing,
+}
+
 /// Generated events as a source of lines.
 #[derive(Debug)]
 pub struct Generated<E> {
     shared: Arc<Shared<E>>,
+    asserts: Asserts,
 }
 
 #[derive(Debug)]
@@ -163,14 +172,20 @@ struct Shared<E> {
 
 impl<E> Clone for Generated<E> {
     fn clone(&self) -> Self {
-        Generated { shared: self.shared.clone() }
+        Generated { shared: self.shared.clone(), asserts: self.asserts }
     }
 }
 
 impl<E: EventText> Generated<E> {
     /// Events as `events` writes them, when `schedule` says.
     pub fn new(schedule: Schedule, events: E) -> Generated<E> {
-        Generated { shared: Arc::new(Shared { schedule, events }) }
+        Generated { shared: Arc::new(Shared { schedule, events }), asserts: Asserts::Watermarks }
+    }
+
+    /// The same events from a source that does not know when all before a time are there: its watermarks
+    /// follow from the events, which closes a window a batch later.
+    pub fn deriving_watermarks(self) -> Generated<E> {
+        Generated { asserts: Asserts::Nothing, ..self }
     }
 
     /// When they come.
@@ -210,12 +225,14 @@ impl<E: EventText> Lines for Generated<E> {
             .number(duration_ns)
             .number(base_ms)
             .number(self.shared.events.fingerprint())
+            .number(u64::from(self.asserts == Asserts::Watermarks))
             .finish()
     }
 
     fn open(&self) -> Result<GeneratedReader<E>, ConnectorError> {
         let (shared, scratch) = (self.shared.clone(), E::Scratch::default());
-        Ok(GeneratedReader { shared, start: None, scratch, lines: Vec::new() })
+        let asserts = self.asserts;
+        Ok(GeneratedReader { shared, asserts, start: None, scratch, lines: Vec::new() })
     }
 }
 
@@ -223,6 +240,7 @@ impl<E: EventText> Lines for Generated<E> {
 #[derive(Debug)]
 pub struct GeneratedReader<E: EventText> {
     shared: Arc<Shared<E>>,
+    asserts: Asserts,
     /// Zero of the generator's clock. Until it is told, no event is due.
     start: Option<Instant>,
     scratch: E::Scratch,
@@ -247,9 +265,13 @@ impl<E: EventText> LineReader for GeneratedReader<E> {
         let Shared { schedule, events } = &*self.shared;
         let elapsed_ns = limit.cut.since(start);
         let most = from.saturating_add((limit.bytes / events.mean_bytes().max(1)).max(1));
-        match schedule.rate {
+        let choice = match schedule.rate {
             Rate::PerSecond(_) => schedule.choose_due(partition, from..most, elapsed_ns),
             Rate::Max => schedule.choose_any(partition, from..most, elapsed_ns),
+        };
+        match self.asserts {
+            Asserts::Watermarks => choice,
+            Asserts::Nothing => Choice { asserted: None, ..choice },
         }
     }
 
