@@ -95,6 +95,11 @@ impl<R: Record> ArchiveWriter<R> {
         true
     }
 
+    /// Whether so many more bytes would fit.
+    pub(crate) fn has_room(&self, len: usize) -> bool {
+        self.target.has_room(len)
+    }
+
     /// How many records are open.
     pub(crate) fn record_count(&self) -> usize {
         self.target.open_len() / Layout::<R>::SIZE

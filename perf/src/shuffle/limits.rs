@@ -56,7 +56,7 @@ pub(super) fn stream(load: Load) -> Result<u64> {
         let Outcome::Sent { result, .. } = wait(&mut *io) else { bail!("a send was awaited") };
         result?;
     }
-    io.submit(2, Op::Recv { stream, buffer: Vec::with_capacity(1) });
+    io.submit(2, Op::Recv { stream, buffer: Vec::with_capacity(1), limit: 1 });
     let Outcome::Received { buffer, .. } = wait(&mut *io) else { bail!("an answer was awaited") };
     let elapsed_ns = monotonic_now() - began;
     ensure!(buffer == [7], "the peer answers nonsense");
@@ -72,7 +72,7 @@ pub(super) fn drain(stream: TcpStream, load: Load) -> Result<()> {
     let mut missing = load.blocks * load.records() * 32;
     while missing > 0 {
         buffer.clear();
-        io.submit(1, Op::Recv { stream: stream.clone(), buffer });
+        io.submit(1, Op::Recv { stream: stream.clone(), buffer, limit: PIECE });
         let Outcome::Received { buffer: back, result } = wait(&mut *io) else {
             bail!("bytes were awaited")
         };

@@ -131,20 +131,19 @@ impl Exchange {
     /// # Errors
     /// In a sentence, when the link is no more.
     pub fn turn(&mut self, arrived: &mut Vec<Block>) -> Result<(), String> {
-        self.io.poll(&mut self.completions);
         let (edges, store) = (&self.edges, &mut self.store);
         let mut intake = Intake { edges, store, cores: 1 };
-        let mut result = Ok(());
+        let mut result = self.links.drive(&mut *self.io, &mut intake, &mut self.arrivals);
+        self.io.poll(&mut self.completions);
         for Completion { token, outcome } in self.completions.drain(..) {
             let taken = self.links.completed(token, outcome, &mut intake, &mut self.arrivals);
             result = result.and(taken);
         }
-        let driven = self.links.drive(&mut *self.io, &mut intake, &mut self.arrivals);
         arrived.extend(self.arrivals.drain(..).filter_map(|arrival| match arrival.parcel {
             Parcel::Block(block) => Some(block),
             Parcel::Completed { .. } => None,
         }));
-        result.and(driven).map_err(|(_, closed)| closed.to_string())
+        result.map_err(|(_, closed)| closed.to_string())
     }
 
     /// Sleeps until something happens, or for so long.

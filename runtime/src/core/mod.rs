@@ -307,8 +307,10 @@ impl Core {
 
     fn poll_io(&mut self) -> bool {
         let mut arrivals = Vec::new();
+        // What was queued leaves with this poll, not after the next task.
+        self.drive_links(&mut arrivals);
         self.io.poll(&mut self.completions);
-        let any = !self.completions.is_empty();
+        let any = !self.completions.is_empty() || !arrivals.is_empty();
         let mut completions = std::mem::take(&mut self.completions);
         for Completion { token, outcome } in completions.drain(..) {
             let (job, store, cores) = (&*self.job, &mut self.memory.received, self.cores);
@@ -320,11 +322,6 @@ impl Core {
             }
         }
         self.completions = completions;
-        let (job, store, cores) = (&*self.job, &mut self.memory.received, self.cores);
-        let mut intake = links::Intake { edges: job, store, cores };
-        if let Err((worker, closed)) = self.links.drive(&mut *self.io, &mut intake, &mut arrivals) {
-            self.peer_lost(worker, &closed.to_string());
-        }
         if any || !arrivals.is_empty() {
             self.laps.lap(Doing::Receive);
         }
@@ -333,6 +330,14 @@ impl Core {
             self.hand_over(to, parcel);
         }
         any
+    }
+
+    fn drive_links(&mut self, arrivals: &mut Vec<Arrival>) {
+        let (job, store, cores) = (&*self.job, &mut self.memory.received, self.cores);
+        let mut intake = links::Intake { edges: job, store, cores };
+        if let Err((worker, closed)) = self.links.drive(&mut *self.io, &mut intake, arrivals) {
+            self.peer_lost(worker, &closed.to_string());
+        }
     }
 
     fn peer_lost(&mut self, worker: WorkerId, reason: &str) {

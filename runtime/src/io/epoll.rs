@@ -85,7 +85,7 @@ enum Edge {
 
 enum Work {
     Accept { listener: Arc<TcpListener> },
-    Recv { stream: Arc<TcpStream>, buffer: Vec<u8> },
+    Recv { stream: Arc<TcpStream>, buffer: Vec<u8>, limit: usize },
     Land { stream: Arc<TcpStream>, landing: Landing },
     Send { stream: Arc<TcpStream>, head: Vec<u8>, bodies: Vec<Body>, sent: usize },
 }
@@ -267,7 +267,9 @@ impl Socket {
     fn begin(&mut self, token: Token, op: Op) -> Edge {
         let (direction, work) = match op {
             Op::Accept { listener } => (&mut self.input, Work::Accept { listener }),
-            Op::Recv { stream, buffer } => (&mut self.input, Work::Recv { stream, buffer }),
+            Op::Recv { stream, buffer, limit } => {
+                (&mut self.input, Work::Recv { stream, buffer, limit })
+            }
             Op::Land { stream, landing } => (&mut self.input, Work::Land { stream, landing }),
             Op::Send { stream, head, bodies } => {
                 (&mut self.output, Work::Send { stream, head, bodies, sent: 0 })
@@ -362,14 +364,19 @@ impl Work {
                 Err(error) if is_early(&error) => Attempt::NotYet(Work::Accept { listener }),
                 result => Attempt::Done(Outcome::Accepted(result), Left::Perhaps),
             },
-            Work::Recv { stream, mut buffer } => match sys::receive(stream.as_fd(), &mut buffer) {
-                Err(error) if is_early(&error) => Attempt::NotYet(Work::Recv { stream, buffer }),
-                result => {
-                    let emptied = buffer.len() < buffer.capacity() && !matches!(result, Ok(0));
-                    let left = if emptied { Left::Nothing } else { Left::Perhaps };
-                    Attempt::Done(Outcome::Received { buffer, result }, left)
+            Work::Recv { stream, mut buffer, limit } => {
+                let room = limit.min(buffer.capacity() - buffer.len());
+                match sys::receive(stream.as_fd(), &mut buffer, room) {
+                    Err(error) if is_early(&error) => {
+                        Attempt::NotYet(Work::Recv { stream, buffer, limit })
+                    }
+                    result => {
+                        let emptied = matches!(result, Ok(count) if 0 < count && count < room);
+                        let left = if emptied { Left::Nothing } else { Left::Perhaps };
+                        Attempt::Done(Outcome::Received { buffer, result }, left)
+                    }
                 }
-            },
+            }
             Work::Land { stream, mut landing } => match sys::land(stream.as_fd(), &mut landing) {
                 Err(error) if is_early(&error) => Attempt::NotYet(Work::Land { stream, landing }),
                 result => {

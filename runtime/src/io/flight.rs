@@ -1,6 +1,12 @@
 //! What the kernel works on: operations in the ring and the memory that they own. An island of
 //! unsafe code, kept apart from the ring so that its rules can be tested without one.
 //!
+//! Sends are copied by the kernel. `SEND_ZC` was measured beside `SEND` over loopback (Linux 6.18, two
+//! virtual cores, a fetch of 64 KiB in 30 us instead of 26, of 1 MiB in 452 us instead of 252): its
+//! notifications say that the bytes were copied all the same, as they are wherever the route does not
+//! end at a device that reads memory by itself. So it is not built; it would be worth it per route, as long
+//! as the notifications say "not copied".
+//!
 //! 1. A [`Flight`] owns all memory named in its submission: a `Vec`'s heap block, a body held by
 //!    an `Arc`, the segment of a landing, the list of a send's pieces, the message header in `messages`.
 //!    None of it moves when the flight, the slots or the driver move: they are blocks of their own on
@@ -58,7 +64,7 @@ struct Flight {
 
 enum Work {
     Accept { listener: Arc<TcpListener> },
-    Recv { stream: Arc<TcpStream>, buffer: Vec<u8> },
+    Recv { stream: Arc<TcpStream>, buffer: Vec<u8>, limit: usize },
     Land { stream: Arc<TcpStream>, landing: Landing },
     Send(Sending),
 }
@@ -147,15 +153,18 @@ impl Flights {
                 let accept = opcode::Accept::new(fd, ptr::null_mut(), ptr::null_mut());
                 accept.flags(libc::SOCK_CLOEXEC).build()
             }
-            Work::Recv { stream, buffer } => {
+            Work::Recv { stream, buffer, limit } => {
                 let room = buffer.spare_capacity_mut();
                 let start = room.as_mut_ptr().cast();
-                opcode::Recv::new(Fd(stream.as_raw_fd()), start, length(room.len())).build()
+                let room = room.len().min(*limit);
+                opcode::Recv::new(Fd(stream.as_raw_fd()), start, length(room)).build()
             }
             Work::Land { stream, landing } => {
                 let (start, room) = landing.spot();
                 let room = room.min(PIECE);
-                opcode::Recv::new(Fd(stream.as_raw_fd()), start.as_ptr(), length(room)).build()
+                // The kernel itself waits for all of it: each look would cost more than it gains.
+                let recv = opcode::Recv::new(Fd(stream.as_raw_fd()), start.as_ptr(), length(room));
+                recv.flags(libc::MSG_WAITALL).build()
             }
             // SAFETY: (1), (2) `index` is within the block, and the kernel does not have this slot now.
             Work::Send(sending) => sending.entry(unsafe { &mut *message }),
@@ -174,7 +183,7 @@ impl Work {
     fn new(op: Op) -> Self {
         match op {
             Op::Accept { listener } => Work::Accept { listener },
-            Op::Recv { stream, buffer } => Work::Recv { stream, buffer },
+            Op::Recv { stream, buffer, limit } => Work::Recv { stream, buffer, limit },
             Op::Land { stream, landing } => Work::Land { stream, landing },
             Op::Send { stream, head, bodies } => {
                 let of_bodies = bodies.iter().map(|body| (**body).as_ref());

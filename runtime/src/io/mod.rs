@@ -70,6 +70,8 @@ pub enum Op {
         stream: Arc<TcpStream>,
         /// Bytes are appended between its length and its capacity, which must differ.
         buffer: Vec<u8>,
+        /// At most so many, at least one.
+        limit: usize,
     },
     /// Receives what has arrived (at least one byte) to where it will stay.
     Land {
@@ -246,8 +248,9 @@ impl Op {
 
     fn check(&self) {
         match self {
-            Op::Recv { buffer, .. } => {
+            Op::Recv { buffer, limit, .. } => {
                 assert!(buffer.len() < buffer.capacity(), "a receive needs room in its buffer");
+                assert!(*limit > 0, "a receive takes at least a byte");
             }
             Op::Land { landing, .. } => assert!(landing.missing() > 0, "something is missing"),
             Op::Send { bodies, .. } => assert!(bodies.len() <= MAX_BODIES, "too many bodies"),

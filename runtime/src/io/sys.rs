@@ -98,10 +98,10 @@ pub(super) fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) {
     unsafe { libc::ppoll(&mut poll, 1, time, ptr::null()) };
 }
 
-/// Appends what has arrived, without waiting.
-pub(super) fn receive(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> io::Result<usize> {
+/// Appends what has arrived, without waiting, at most `limit` bytes.
+pub(super) fn receive(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
     let room = buffer.spare_capacity_mut();
-    let (start, length) = (room.as_mut_ptr().cast(), room.len());
+    let (start, length) = (room.as_mut_ptr().cast(), room.len().min(limit));
     let count = retry(|| {
         // SAFETY: (1), (3) the kernel writes within the buffer's spare capacity.
         unsafe { libc::recv(fd.as_raw_fd(), start, length, libc::MSG_DONTWAIT) }

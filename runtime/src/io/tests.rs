@@ -72,7 +72,8 @@ fn write(mut stream: &TcpStream, bytes: &[u8]) {
 }
 
 fn receive(stream: &Arc<TcpStream>, capacity: usize) -> Op {
-    Op::Recv { stream: stream.clone(), buffer: Vec::with_capacity(capacity) }
+    let buffer = Vec::with_capacity(capacity);
+    Op::Recv { stream: stream.clone(), buffer, limit: usize::MAX }
 }
 
 fn send(stream: &Arc<TcpStream>, head: &[u8], body: Option<Body>) -> Op {
@@ -223,7 +224,7 @@ fn the_head_comes_back_as_it_was_and_may_be_empty() {
         sent(next(io));
         let mut buffer = Vec::with_capacity(100);
         buffer.extend(b"> ");
-        io.submit(RECEIVE, Op::Recv { stream: far, buffer });
+        io.submit(RECEIVE, Op::Recv { stream: far, buffer, limit: 100 });
         let Outcome::Received { buffer, result } = next(io).outcome else { panic!("a receive") };
         assert_eq!((&buffer[..], result.unwrap()), (&b"> bodyhead"[..], 8));
     });

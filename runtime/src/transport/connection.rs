@@ -171,7 +171,10 @@ impl Connection {
             let stream = self.stream.clone();
             let op = match self.landing.take() {
                 Some(landing) => Op::Land { stream, landing },
-                None => Op::Recv { stream, buffer: self.decoder.lend() },
+                None => {
+                    let limit = self.decoder.room();
+                    Op::Recv { stream, buffer: self.decoder.lend(), limit }
+                }
             };
             io.submit(self.number * 2, op);
             self.receiving = true;

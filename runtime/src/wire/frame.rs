@@ -33,6 +33,9 @@ pub const MAX_BODY: usize = 1 << 30;
 const CHECKED_LEN: usize = 16;
 /// A buffer that is lent out has room for so many bytes, or for the rest of its frame.
 const RECEIVE_ROOM: usize = 64 << 10;
+/// While large bodies go past the decoder, it receives little more than the heads between them: what
+/// else comes is copied.
+const ROOM_BETWEEN: usize = 4 << 10;
 /// A buffer that is too small grows by at least so much: more than it has to have room for, or it
 /// would grow again at once.
 const MIN_GROWTH: usize = 2 * RECEIVE_ROOM;
@@ -209,6 +212,8 @@ pub struct FrameDecoder {
     start: usize,
     /// Header of the frame at `start`, once it and its head were found good.
     header: Option<Header>,
+    /// Whether the last body, or most of it, came past the decoder.
+    between: bool,
     /// Bytes of a body whose head was given out, that were not.
     body_left: usize,
     /// Length of that frame.
@@ -231,6 +236,11 @@ impl FrameDecoder {
             self.make_room(bytes.len());
             self.buffer.extend_from_slice(bytes);
         }
+    }
+
+    /// How many bytes should be received into the buffer at most.
+    pub fn room(&self) -> usize {
+        if self.between { ROOM_BETWEEN } else { usize::MAX }
     }
 
     /// The buffer, with room to receive into behind its length. What it holds must stay.
@@ -281,6 +291,7 @@ impl FrameDecoder {
         self.start += HEADER_LEN + head_len;
         self.header = None;
         (self.body_left, self.frame_len) = (body_len, header.frame_len());
+        self.between &= body_len >= ROOM_BETWEEN;
         Ok(Some(FrameHead { kind, head, body_len }))
     }
 
@@ -302,6 +313,7 @@ impl FrameDecoder {
     pub fn body_came_elsewhere(&mut self, count: usize) {
         assert!(self.pending() == 0, "bytes that came before are taken first");
         self.body_left = self.body_left.checked_sub(count).expect("a body has so many bytes");
+        self.between = true;
     }
 
     /// The header at which the decoder stands.

@@ -30,6 +30,9 @@ pub struct BlockWriter<R: Record> {
     archive: Option<ArchiveWriter<R>>,
     /// Its segment is larger than others: it is not kept for the next block.
     is_oversize: bool,
+    /// Bytes of the last block: the next one is likely to take about as many, and should not have to
+    /// move because the rest of its segment is shorter.
+    expected_len: usize,
     /// Of the open block: for each section begun or skipped, the number of its first record.
     section_starts: Vec<u32>,
 }
@@ -37,7 +40,8 @@ pub struct BlockWriter<R: Record> {
 impl<R: Record> BlockWriter<R> {
     /// A writer without a segment.
     pub fn new() -> BlockWriter<R> {
-        BlockWriter { archive: None, is_oversize: false, section_starts: Vec::new() }
+        let (is_oversize, expected_len) = (false, 0);
+        BlockWriter { archive: None, is_oversize, expected_len, section_starts: Vec::new() }
     }
 
     /// Says that the records to come are those of the upstream partition with this index in the
@@ -105,6 +109,7 @@ impl<R: Record> BlockWriter<R> {
             // Held by a writer without need, it would be missing elsewhere.
             self.archive = None;
         }
+        self.prepare_for(body.bytes().len());
         let header = BlockHeader {
             notice,
             record_counts,
@@ -114,6 +119,12 @@ impl<R: Record> BlockWriter<R> {
             checksum: 0,
         };
         Block::new(header, body)
+    }
+
+    /// Gives the segment up if a block as long as the last one does not fit into its rest.
+    fn prepare_for(&mut self, expected_len: usize) {
+        self.expected_len = expected_len;
+        self.archive.take_if(|archive| !archive.has_room(expected_len));
     }
 
     fn take_record_counts(&mut self, upstream_count: usize) -> Arc<[u32]> {
@@ -137,7 +148,11 @@ impl<R: Record> BlockWriter<R> {
             // Nothing to move, so the store may have the segment back before it looks for one.
             self.archive = None;
         }
-        let target = store.segment_for(open_bytes + record_size::<R>() + CLOSING_BYTES)?;
+        let least = open_bytes + record_size::<R>() + CLOSING_BYTES;
+        let target = match store.segment_for(least.max(self.expected_len)) {
+            Err(_) if least < self.expected_len => store.segment_for(least)?,
+            found => found?,
+        };
         self.is_oversize = target.capacity() > store.options().segment_bytes;
         match &mut self.archive {
             Some(archive) => archive.move_to(target),
