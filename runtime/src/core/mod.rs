@@ -4,6 +4,7 @@
 
 mod boundary;
 mod clock;
+mod dispatch;
 pub mod exchange;
 mod inputs;
 mod laps;
@@ -21,14 +22,14 @@ use drizzle_scheduler::local::{
 };
 use drizzle_scheduler::message::{Decision, GroupStatistics, Order, TakenRange};
 use drizzle_scheduler::{CoreId, Incarnation, Instant, WorkerId};
-use drizzle_shuffle::{Block, Bundle, Readers};
+use drizzle_shuffle::{Block, Readers};
 
 use crate::clock::{monotonic_now, thread_cpu_ns};
 use crate::dataflow::Job;
 use crate::dataflow::stage::{Stage, StageContext};
 use crate::host::{CoreLoop, Progress};
 use crate::io::{Completion, Inbox, Io, Waker};
-use crate::transport::{Cargo, CoreMail, MeshPlace, Parcel};
+use crate::transport::{CoreMail, MeshPlace, Parcel};
 use crate::wire::CoreCosts;
 
 pub use boundary::abort_on_panic_outside_tasks;
@@ -343,61 +344,6 @@ impl Core {
     fn peer_lost(&mut self, worker: WorkerId, reason: &str) {
         let reason = reason.to_owned();
         self.tell_control(CoreOutput::PeerLost { worker, reason });
-    }
-
-    /// Brings a parcel on its way to a core: by pointer, mailbox or connection.
-    fn hand_over(&mut self, to: CoreId, parcel: Parcel) {
-        if to == self.core {
-            self.deliver(parcel, Doing::Send);
-        } else if let Some(outgoing) = self.outboxes.get_mut(&to) {
-            outgoing.send(CoreMail::Deliver(parcel));
-        } else {
-            let cargo = match parcel {
-                Parcel::Block(block) => Cargo::Blocks(Bundle::new(to.core, block)),
-                Parcel::Completed { from, batch } => {
-                    Cargo::Completed { from, to_core: to.core, batch }
-                }
-            };
-            self.ship(to.worker, cargo);
-        }
-    }
-
-    /// Hands over what a task has written; blocks for one worker travel together.
-    fn hand_over_blocks(&mut self, blocks: &mut Vec<(CoreId, Block)>) {
-        let mut bundle: Option<(WorkerId, Bundle)> = None;
-        for (to, block) in blocks.drain(..) {
-            if to == self.core || self.outboxes.contains_key(&to) {
-                self.hand_over(to, Parcel::Block(block));
-                continue;
-            }
-            let rest = match &mut bundle {
-                Some((worker, bundle)) if *worker == to.worker => bundle.add(to.core, block).err(),
-                Some(_) | None => Some(block),
-            };
-            let full =
-                rest.and_then(|block| bundle.replace((to.worker, Bundle::new(to.core, block))));
-            full.into_iter().for_each(|(worker, bundle)| self.ship(worker, Cargo::Blocks(bundle)));
-        }
-        bundle.into_iter().for_each(|(worker, bundle)| self.ship(worker, Cargo::Blocks(bundle)));
-    }
-
-    /// Sends another worker something, by way of the core that has the connection.
-    fn ship(&mut self, to: WorkerId, cargo: Cargo) {
-        if self.links.has(to) {
-            self.laps.lap(Doing::Send);
-            return self.post(to, &cargo);
-        }
-        let owner = CoreId { worker: self.core.worker, core: owner_of(to, self.cores) };
-        // Without a connection there is no peer, which the driver has been told.
-        if let Some(outgoing) = self.outboxes.get_mut(&owner) {
-            outgoing.send(CoreMail::Relay { to, cargo });
-        }
-    }
-
-    /// Makes a frame of something for a worker whose connection is here.
-    fn post(&mut self, to: WorkerId, cargo: &Cargo) {
-        self.links.send(to, cargo);
-        self.laps.lap(Doing::Serialise);
     }
 
     /// Runs one ready task, if there is one.

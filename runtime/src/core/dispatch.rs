@@ -1,0 +1,66 @@
+//! The ways out of a core: by pointer to itself, by mailbox to a core of its process, over a connection
+//! to any other.
+
+use drizzle_scheduler::{CoreId, WorkerId};
+use drizzle_shuffle::{Block, Bundle};
+
+use super::laps::Doing;
+use super::{Core, owner_of};
+use crate::transport::{Cargo, CoreMail, Parcel};
+
+impl Core {
+    /// Brings a parcel on its way to a core: by pointer, mailbox or connection.
+    pub(super) fn hand_over(&mut self, to: CoreId, parcel: Parcel) {
+        if to == self.core {
+            self.deliver(parcel, Doing::Send);
+        } else if let Some(outgoing) = self.outboxes.get_mut(&to) {
+            outgoing.send(CoreMail::Deliver(parcel));
+        } else {
+            let cargo = match parcel {
+                Parcel::Block(block) => Cargo::Blocks(Bundle::new(to.core, block)),
+                Parcel::Completed { from, batch } => {
+                    Cargo::Completed { from, to_core: to.core, batch }
+                }
+            };
+            self.ship(to.worker, cargo);
+        }
+    }
+
+    /// Hands over what a task has written; blocks for one worker travel together.
+    pub(super) fn hand_over_blocks(&mut self, blocks: &mut Vec<(CoreId, Block)>) {
+        let mut bundle: Option<(WorkerId, Bundle)> = None;
+        for (to, block) in blocks.drain(..) {
+            if to == self.core || self.outboxes.contains_key(&to) {
+                self.hand_over(to, Parcel::Block(block));
+                continue;
+            }
+            let rest = match &mut bundle {
+                Some((worker, bundle)) if *worker == to.worker => bundle.add(to.core, block).err(),
+                Some(_) | None => Some(block),
+            };
+            let full =
+                rest.and_then(|block| bundle.replace((to.worker, Bundle::new(to.core, block))));
+            full.into_iter().for_each(|(worker, bundle)| self.ship(worker, Cargo::Blocks(bundle)));
+        }
+        bundle.into_iter().for_each(|(worker, bundle)| self.ship(worker, Cargo::Blocks(bundle)));
+    }
+
+    /// Sends another worker something, by way of the core that has the connection.
+    fn ship(&mut self, to: WorkerId, cargo: Cargo) {
+        if self.links.has(to) {
+            self.laps.lap(Doing::Send);
+            return self.post(to, &cargo);
+        }
+        let owner = CoreId { worker: self.core.worker, core: owner_of(to, self.cores) };
+        // Without a connection there is no peer, which the driver has been told.
+        if let Some(outgoing) = self.outboxes.get_mut(&owner) {
+            outgoing.send(CoreMail::Relay { to, cargo });
+        }
+    }
+
+    /// Makes a frame of something for a worker whose connection is here.
+    pub(super) fn post(&mut self, to: WorkerId, cargo: &Cargo) {
+        self.links.send(to, cargo);
+        self.laps.lap(Doing::Serialise);
+    }
+}
