@@ -198,6 +198,11 @@ impl Links {
         self.links.get(&worker).is_some_and(|link| link.sharing.is_some())
     }
 
+    /// Whether something was queued since the links were driven, so that they should be again.
+    pub fn has_queued(&self) -> bool {
+        self.links.values().any(|link| link.connection.has_queued())
+    }
+
     /// Whether a block waits for memory, so that the core must look again without being woken.
     pub fn is_stalled(&self) -> bool {
         self.links.values().any(|link| link.memory == Memory::Awaited)

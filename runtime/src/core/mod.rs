@@ -524,6 +524,8 @@ impl CoreLoop for Core {
         busy |= self.read_mail();
         busy |= self.poll_io();
         busy |= self.run_one();
+        // What a step queues last would otherwise wait for somebody to wake the core.
+        busy |= self.links.has_queued();
         let waiting = self.flush();
         if self.phase == Phase::Done && self.unsent.is_empty() {
             self.io.close(&mut self.completions);

@@ -267,6 +267,11 @@ impl Connection {
         self.outgoing.len() > MANY_WAITING || bytes > MUCH_WAITING
     }
 
+    /// Whether a send could be started.
+    pub fn has_queued(&self) -> bool {
+        !self.sending && !self.outgoing.is_empty()
+    }
+
     /// Whether everything queued has been handed to the kernel.
     pub fn is_flushed(&self) -> bool {
         !self.sending && self.outgoing.is_empty()
