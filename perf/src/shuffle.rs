@@ -9,15 +9,22 @@ mod limits;
 mod mailbox;
 
 use anyhow::{Result, ensure};
-use drizzle::shuffle::{Block, RawEntry, Record, StoreOptions};
+use drizzle::shuffle::{Block, Record, StoreOptions};
+use rkyv::{Archive, Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::figures::median;
 
 pub(crate) use exchange::{PeerFlags, peer};
 
-/// 32 bytes.
-type Entry = RawEntry<u64, [u64; 2]>;
+/// A record of 32 bytes.
+#[derive(Clone, Copy, Debug, Archive, Serialize, Deserialize)]
+struct Entry {
+    key: u64,
+    first: u64,
+    second: u64,
+    third: u64,
+}
 
 /// Sizes of the blocks, and how many of them one run moves.
 const SIZES: [(usize, u64); 3] = [(4 << 10, 100_000), (64 << 10, 16_000), (1 << 20, 1_000)];
@@ -116,8 +123,8 @@ impl Load {
 }
 
 fn entry(number: u64) -> Entry {
-    let value = [number.wrapping_mul(0x9e37_79b9_7f4a_7c15), !number];
-    RawEntry { key: number, window_start: number ^ 0x5555, value }
+    let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    Entry { key: number, first: number ^ 0x5555, second: mixed, third: !number }
 }
 
 /// What was in the records that were read.
@@ -125,15 +132,18 @@ fn entry(number: u64) -> Entry {
 struct Tally {
     records: u64,
     keys: u64,
-    rest: [u64; 3],
+    first: u64,
+    second: u64,
+    third: u64,
 }
 
 impl Tally {
     fn add(&mut self, entry: Entry) {
         self.records += 1;
         self.keys = self.keys.wrapping_add(entry.key);
-        let rest = [entry.window_start, entry.value[0], entry.value[1]];
-        self.rest.iter_mut().zip(rest).for_each(|(sum, part)| *sum = sum.wrapping_add(part));
+        self.first = self.first.wrapping_add(entry.first);
+        self.second = self.second.wrapping_add(entry.second);
+        self.third = self.third.wrapping_add(entry.third);
     }
 
     fn read(&mut self, block: &Block) {

@@ -9,7 +9,7 @@ use drizzle::clock::monotonic_now;
 use drizzle::core::Meeting;
 use drizzle::core::exchange::{Exchange, Press};
 use drizzle::io::IoKind;
-use drizzle::shuffle::{Block, RawEntry, Readers, Record};
+use drizzle::shuffle::{Block, Readers, Record};
 use drizzle::transport::{Rendezvous, meet};
 
 use super::{Entry, Load, Path, STORE, Tally, limits, pin};
@@ -163,11 +163,10 @@ pub(crate) fn peer(flags: &PeerFlags) -> Result<()> {
         Task::Drain => limits::drain(stream, load),
         Task::Read => {
             let mut side = Side::new(stream, meeting, load)?;
-            let Tally { records, keys, rest } = side.read_all()?;
-            let [first, second, third] = rest;
+            let Tally { records, keys, first, second, third } = side.read_all()?;
             let answer = [
-                RawEntry { key: records, window_start: keys, value: [first, second] },
-                RawEntry { key: third, window_start: 0, value: [0; 2] },
+                Entry { key: records, first: keys, second: 0, third: 0 },
+                Entry { key: 0, first, second, third },
             ];
             side.exchange.send(side.press.print(answer.into_iter())?);
             linger(side)
@@ -222,10 +221,10 @@ pub(super) fn stream(path: Path, load: Load) -> Result<u64> {
     (0..load.blocks).try_for_each(|number| side.send(number))?;
     let answer = side.next()?;
     let elapsed_ns = monotonic_now() - began;
-    let [first, second] = answer.records::<Entry>() else { bail!("the peer answers nonsense") };
-    let (first, second) = (Entry::unarchive(first), Entry::unarchive(second));
-    let rest = [first.value[0], first.value[1], second.key];
-    let tally = Tally { records: first.key, keys: first.window_start, rest };
+    let [counts, sums] = answer.records::<Entry>() else { bail!("the peer answers nonsense") };
+    let (counts, sums) = (Entry::unarchive(counts), Entry::unarchive(sums));
+    let Entry { first, second, third, .. } = sums;
+    let tally = Tally { records: counts.key, keys: counts.first, first, second, third };
     drop(answer);
     tally.check(load)?;
     end(peer, side)?;
