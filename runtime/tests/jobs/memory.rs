@@ -160,6 +160,8 @@ struct Case {
     length: u64,
     /// Each number has a key of its own, instead of one of a few.
     keys_apart: bool,
+    /// Sums are summed again, behind a second shuffle.
+    twice: bool,
     slow: Slow,
     gate: Gate,
     /// Numbers that all cores have read, and keys given out.
@@ -169,7 +171,17 @@ struct Case {
 impl Case {
     fn new(workers: u32, cores: u16, memory: usize, slow: Slow) -> Case {
         let (gate, seen) = (Gate::default(), Arc::default());
-        Case { workers, cores, memory, length: 60_000, keys_apart: false, slow, gate, seen }
+        Case {
+            workers,
+            cores,
+            memory,
+            length: 60_000,
+            keys_apart: false,
+            twice: false,
+            slow,
+            gate,
+            seen,
+        }
     }
 
     fn job<const N: usize>(&self, outlet: &Outlet) -> Job
@@ -192,7 +204,8 @@ impl Case {
         let (seen, keys_apart) = (self.seen.clone(), self.keys_apart);
         let counted = self.seen.clone();
         let flow = Dataflow::new("numbers", options);
-        flow.source("numbers", Numbers { length: self.length, bytes: 16 * N as u64 })
+        let sums = flow
+            .source("numbers", Numbers { length: self.length, bytes: 16 * N as u64 })
             .filter("slow", move |_| {
                 let before = seen.fetch_add(1, Ordering::Relaxed);
                 if slow == Slow::Core(before) {
@@ -205,8 +218,16 @@ impl Case {
                 false => key,
             })
             .window(Tumbling::of(Duration::from_millis(WINDOW_MS)))
-            .aggregate("sums", Sum::<N>)
-            .sink("results", sink);
+            .aggregate("sums", Sum::<N>);
+        match self.twice {
+            false => sums.sink("results", sink),
+            true => sums
+                .map("again", |sum: &WindowResult<u32, u64>| (sum.key, sum.value))
+                .key_by(|&(key, _)| key)
+                .window(Tumbling::of(Duration::from_millis(WINDOW_MS)))
+                .aggregate("sums of sums", Sum::<1>)
+                .sink("results", sink),
+        }
         flow.build().expect("the job is well-formed")
     }
 
@@ -334,6 +355,15 @@ fn a_slow_sink_pauses_sources_aloud_and_changes_no_result() {
     let said = said.expect("the gate was opened by it");
     assert!(said.contains("has taken no input for 2"), "{said}");
     assert!(said.contains("of its memory"), "{said}");
+}
+
+#[test]
+fn tasks_in_the_middle_wait_for_memory_and_not_for_each_other() {
+    for (workers, cores) in [(2, 1), (1, 3)] {
+        let memory = 4 * MIB * usize::from(cores);
+        let case = Case::new(workers, cores, memory, Slow::Sink);
+        Case { length: 200_000, twice: true, ..case }.check::<1>("sources are paused");
+    }
 }
 
 #[test]

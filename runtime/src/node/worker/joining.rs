@@ -8,7 +8,7 @@ use drizzle_scheduler::WorkerId;
 
 use super::crew::{Crew, Surroundings};
 use super::running::Running;
-use super::{Identity, Peers, Stage, Step, WorkerNode, ended_by, open_control_io};
+use super::{Ground, Identity, Peers, Stage, Step, WorkerNode, ended_by, open_control_io};
 use crate::clock::monotonic_now;
 use crate::core::LinkPlan;
 use crate::io::{Capabilities, Chosen, choose};
@@ -144,7 +144,11 @@ impl WorkerNode {
     ) -> Result<(Stage, Step), NodeError> {
         let Built { identity, setup, chosen, rows, .. } = built;
         let shares = self.share_memory(&setup, identity.worker, peers)?;
-        rows.limit(shares.results_bytes());
+        rows.limit(match &self.ground {
+            Ground::OwnThreads => shares.results_bytes(),
+            // Who takes them shares the thread: a sink that waited would wait for itself.
+            Ground::Shared(_) => usize::MAX,
+        });
         let around = Surroundings { cores_on_host, peers, links, shares };
         let crew = Crew::start(self, &identity, setup, &chosen, around)?;
         let running = Running::new(&identity, self.config.cores, crew, rows);
