@@ -550,3 +550,34 @@ mod choice {
         eprintln!("{}: {capabilities:?}", chosen.describe());
     }
 }
+
+#[test]
+fn looking_in_vain_makes_no_system_call() {
+    with_each(|io| {
+        for _ in 0..1000 {
+            io.poll(&mut Vec::new());
+        }
+        assert_eq!(io.calls().total(), 0, "{:?}", io.calls());
+    });
+}
+
+#[test]
+fn a_ring_makes_no_system_call_while_it_waits_for_what_has_not_come() {
+    with_each_kind(|kind| {
+        let mut io = open(kind).unwrap();
+        let (near, far) = pair();
+        io.submit(RECEIVE, receive(&near, 16));
+        for _ in 0..1000 {
+            io.poll(&mut Vec::new());
+        }
+        let calls = io.calls();
+        // epoll has to ask: nothing in this process tells that something has come.
+        match kind {
+            IoKind::Uring => assert!(calls.total() <= 2, "{calls:?}"),
+            IoKind::Epoll => assert!(calls.polls <= 1000 && calls.receives <= 1, "{calls:?}"),
+        }
+        write(&far, b"something");
+        assert_eq!(next(&mut *io).token, RECEIVE);
+        assert!(io.calls().total() > calls.total());
+    });
+}
