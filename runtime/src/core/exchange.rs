@@ -26,6 +26,8 @@ use crate::transport::{Cargo, Parcel};
 
 /// The life of both ends.
 const INCARNATION: Incarnation = Incarnation(1);
+/// Sends that wait are enough to go on with while another block is written.
+const ENOUGH_WAITING: usize = 2;
 /// The other end.
 const PEER: WorkerId = WorkerId(1);
 
@@ -116,9 +118,10 @@ impl Exchange {
         self.links.send(PEER, &Cargo::Blocks(Bundle::new(0, block)));
     }
 
-    /// Whether so much waits to be sent, or to be copied by the peer, that more should not be written.
+    /// Whether enough waits to be sent to keep the link busy. What is written beyond that would be out
+    /// of the caches when it leaves.
     pub fn is_congested(&self) -> bool {
-        self.links.is_congested(PEER)
+        self.links.waiting(PEER) >= ENOUGH_WAITING
     }
 
     /// Whether memory is shared with the peer.

@@ -188,9 +188,9 @@ impl Links {
         result
     }
 
-    /// Whether so much waits for a peer that what can wait should.
-    pub fn is_congested(&self, worker: WorkerId) -> bool {
-        self.links.get(&worker).is_some_and(|link| link.connection.is_congested())
+    /// How many sends to a peer wait for the one that is under way.
+    pub fn waiting(&self, worker: WorkerId) -> usize {
+        self.links.get(&worker).map_or(0, |link| link.connection.waiting())
     }
 
     /// Whether memory is shared with a peer.

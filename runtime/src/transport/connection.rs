@@ -261,6 +261,11 @@ impl Connection {
         Ok(self.decoder.next_frame()?)
     }
 
+    /// How many sends wait for the one that is under way.
+    pub fn waiting(&self) -> usize {
+        self.outgoing.len()
+    }
+
     /// Whether so much waits to be sent that what can wait should.
     pub fn is_congested(&self) -> bool {
         let bytes = self.outgoing.iter().map(|outgoing| outgoing.head.len()).sum::<usize>();
