@@ -10,12 +10,13 @@ mod machine;
 mod polling;
 mod projection;
 mod run;
+mod scheduling;
 mod shuffle;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use drizzle_apps::ysb;
+use drizzle_apps::{sum, ysb};
 
 /// Measurements of Drizzle, each beside what it is compared with, from one run.
 #[derive(Debug, Parser)]
@@ -36,7 +37,12 @@ enum Measurement {
     /// The other side of a shuffle, which that measurement starts as a process of its own.
     #[command(hide = true)]
     ShufflePeer(shuffle::PeerFlags),
-    /// The job itself, which measurements start as processes of their own.
+    /// What scheduling costs: the paper's micro-benchmarks, up to 128 workers.
+    Scheduling(scheduling::Flags),
+    /// The jobs themselves, which measurements start as processes of their own.
+    #[command(hide = true)]
+    Sum(Box<sum::SumArguments>),
+    /// See there.
     #[command(hide = true)]
     Ysb(Box<ysb::YsbArguments>),
 }
@@ -47,9 +53,14 @@ fn main() -> ExitCode {
             drizzle::node::abort_on_panic_outside_tasks();
             return ysb::main(*arguments);
         }
+        Measurement::Sum(arguments) => {
+            drizzle::node::abort_on_panic_outside_tasks();
+            return sum::main(*arguments);
+        }
         Measurement::DataPlane(flags) => data_plane::measure(&flags),
         Measurement::Latency(flags) => latency::measure(&flags),
         Measurement::Polling(flags) => polling::measure(&flags),
+        Measurement::Scheduling(flags) => scheduling::measure(&flags),
         Measurement::ShufflePeer(flags) => shuffle::peer(&flags),
     };
     match result {

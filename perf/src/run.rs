@@ -8,9 +8,18 @@ use serde_json::Value;
 
 /// Runs the Yahoo Streaming Benchmark with these flags; the report of a verified run.
 pub(crate) fn ysb(flags: &[String]) -> Result<Value> {
+    job("ysb", flags)
+}
+
+/// Runs the micro-benchmark with these flags; the report of a verified run.
+pub(crate) fn sum(flags: &[String]) -> Result<Value> {
+    job("sum", flags)
+}
+
+fn job(app: &str, flags: &[String]) -> Result<Value> {
     let report = Scratch::new();
     let output = Command::new("/proc/self/exe")
-        .arg("ysb")
+        .arg(app)
         .args(flags)
         .arg("--report")
         .arg(&report.0)
@@ -18,10 +27,10 @@ pub(crate) fn ysb(flags: &[String]) -> Result<Value> {
         .output()
         .context("cannot start the job")?;
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "ysb {} failed: {}", flags.join(" "), said.trim());
+    ensure!(output.status.success(), "{app} {} failed: {}", flags.join(" "), said.trim());
     let text = std::fs::read_to_string(&report.0).context("the job wrote no report")?;
     let report: Value = serde_json::from_str(&text).context("the job's report is no JSON")?;
-    ensure!(report["verified"] == true, "the output of ysb {} is wrong", flags.join(" "));
+    ensure!(report["verified"] == true, "the output of {app} {} is wrong", flags.join(" "));
     Ok(report)
 }
 

@@ -74,6 +74,18 @@ impl Report {
         self.job.elapsed_ns as f64 / 1e6 / self.batches() as f64
     }
 
+    fn tasks(&self) -> f64 {
+        self.job.statistics.tasks.max(1) as f64
+    }
+
+    /// CPU time of all threads that is neither spent in task bodies nor in looking for work in vain, for
+    /// each task: scheduling and messages.
+    fn scheduling_cpu_ns_per_task(&self) -> f64 {
+        let total_ns = self.job.control_cpu_ns + self.job.cores_cpu_ns;
+        let other_ns = self.job.task_cpu_ns + self.job.idle_poll_ns;
+        (total_ns as f64 - other_ns as f64) / self.tasks()
+    }
+
     fn to_json(&self) -> Value {
         let numbers = self.flags.numbers();
         json!({
@@ -93,6 +105,13 @@ impl Report {
             "run_ns": self.job.statistics.run_ns,
             "local_scheduling_ns": self.job.statistics.schedule_ns,
             "worst_delay_us": self.job.statistics.worst_delay_ns as f64 / 1e3,
+            "scheduling_cpu_ns_per_task": self.scheduling_cpu_ns_per_task(),
+            "idle_poll_ns_per_task": self.job.idle_poll_ns as f64 / self.tasks(),
+            "driver_cpu_us_per_batch": self.job.driver_cpu_ns as f64 / 1e3 / self.batches() as f64,
+            "group_message_bytes": self.job.group_message_bytes,
+            "task_cpu_ns": self.job.task_cpu_ns,
+            "idle_poll_ns": self.job.idle_poll_ns,
+            "driver_cpu_ns": self.job.driver_cpu_ns,
             "control_cpu_ns": self.job.control_cpu_ns,
             "cores_cpu_ns": self.job.cores_cpu_ns,
             "groups": self.job.groups,
@@ -118,8 +137,6 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let numbers = self.flags.numbers();
-        let statistics = &self.job.statistics;
-        let tasks = statistics.tasks.max(1) as f64;
         writeln!(
             out,
             "{:<20}{} of {} tasks in {} stages      {:.3} ms each",
@@ -131,11 +148,11 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             out,
-            "{:<20}group {}      {:.2} us local scheduling, {:.2} us in its body",
+            "{:<20}group {}      {:.2} us CPU of scheduling and messages, {:.2} us in its body",
             "task",
             self.group_size,
-            statistics.schedule_ns as f64 / 1e3 / tasks,
-            statistics.run_ns as f64 / 1e3 / tasks,
+            self.scheduling_cpu_ns_per_task() / 1e3,
+            self.job.task_cpu_ns as f64 / 1e3 / self.tasks(),
         )?;
         let runtimes: Vec<&str> = self.job.runtimes.iter().map(String::as_str).collect();
         writeln!(

@@ -5,12 +5,14 @@
 mod boundary;
 mod clock;
 mod dispatch;
+mod ending;
 pub mod exchange;
 mod inputs;
 mod laps;
 mod links;
 mod memory;
 mod status;
+mod task_clock;
 mod tasks;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,10 +26,10 @@ use drizzle_scheduler::message::{Decision, GroupStatistics, Order, TakenRange};
 use drizzle_scheduler::{CoreId, Incarnation, Instant, WorkerId};
 use drizzle_shuffle::{Block, Readers};
 
-use crate::clock::{monotonic_now, thread_cpu_ns};
+use crate::clock::monotonic_now;
 use crate::dataflow::Job;
 use crate::dataflow::stage::{Stage, StageContext};
-use crate::host::{CoreLoop, Progress};
+use crate::host::{CoreLoop, Meter, Progress, Usage};
 use crate::io::{Completion, Inbox, Io, Waker};
 use crate::transport::{CoreMail, MeshPlace, Parcel};
 use crate::wire::CoreCosts;
@@ -41,6 +43,7 @@ pub use links::{LinkPlan, Meeting};
 use memory::Memory;
 pub use memory::MemoryOptions;
 pub use status::{CoreStatus, Paused, Running};
+use task_clock::TaskClock;
 
 /// What a core is told by its worker's control loop.
 #[derive(Debug)]
@@ -78,8 +81,10 @@ pub enum CoreOutput {
     Finished {
         /// What its operators counted, by name.
         counters: BTreeMap<String, u64>,
-        /// CPU time of the thread, in nanoseconds.
-        cpu_ns: u64,
+        /// What the thread has used since the job began, as far as nobody else told it.
+        usage: Usage,
+        /// CPU time of task bodies, about, in nanoseconds.
+        task_cpu_ns: u64,
         /// What it took beside that, but for sleep and results.
         costs: CoreCosts,
     },
@@ -115,6 +120,8 @@ pub struct CoreParts {
     pub job: Arc<Job>,
     /// Its driver of IO.
     pub io: Box<dyn Io>,
+    /// What its thread uses.
+    pub meter: Meter,
     /// Its mailboxes.
     pub place: MeshPlace,
     /// Connections that it owns.
@@ -147,6 +154,8 @@ pub struct Core {
     memory: Memory,
     inputs: Inputs,
     io: Box<dyn Io>,
+    meter: Meter,
+    task_clock: TaskClock,
     links: Links,
     inboxes: Vec<Inbox<CoreMail>>,
     outboxes: BTreeMap<CoreId, Outgoing>,
@@ -229,6 +238,8 @@ impl Core {
             links: Links::new(parts.links)?,
             job: parts.job,
             io: parts.io,
+            meter: parts.meter,
+            task_clock: TaskClock::default(),
             inboxes: parts.place.inboxes,
             outboxes,
             commands: parts.commands,
@@ -265,6 +276,7 @@ impl Core {
     fn order(&mut self, order: Order) {
         if let Order::Decision { decision: Decision::ScheduleGroup(group), .. } = &order {
             self.origin = group.origin;
+            self.meter.begin();
         }
         let now = self.clock.at(self.laps.lap(Doing::Receive));
         self.scheduler.handle(now, LocalEvent::Order(order), &mut self.actions);
@@ -445,38 +457,6 @@ impl Core {
     fn fail(&mut self, reason: String) {
         self.phase = Phase::Failed;
         self.tell_control(CoreOutput::Failed { reason });
-    }
-
-    fn finish(&mut self) {
-        if let Err(reason) = self.close() {
-            self.fail(reason);
-            return;
-        }
-        let mut counters = BTreeMap::new();
-        for stage in self.stages.iter().flatten() {
-            stage.counters(&mut |operator, what, count| {
-                *counters.entry(format!("{operator}.{what}")).or_default() += count;
-            });
-        }
-        let costs = CoreCosts {
-            time: self.laps.total(),
-            calls: self.io.calls(),
-            memory: self.memory.peaks(),
-        };
-        self.tell_control(CoreOutput::Finished { counters, cpu_ns: thread_cpu_ns(), costs });
-        self.phase = Phase::Done;
-    }
-
-    /// Makes what the stages wrote complete.
-    fn close(&mut self) -> Result<(), String> {
-        let stages = self.context.plan.stages.iter().zip(&mut self.stages);
-        for (described, stage) in stages {
-            let Some(stage) = stage else { continue };
-            let name = &described.name;
-            boundary::run(|| stage.close())
-                .map_err(|reason| format!("stage {name:?} failed at the end: {reason}"))?;
-        }
-        Ok(())
     }
 
     fn tell_control(&mut self, output: CoreOutput) {

@@ -50,7 +50,9 @@ impl Core {
             outgoing: &mut self.outgoing,
         };
         self.status.begin_run(Running { batch: run.batch, stage: run.stage, since_ns: began });
+        let measured = self.task_clock.begin();
         let result = boundary::run(|| stage.run(run, &mut intake, &mut output));
+        self.task_clock.end(measured);
         self.status.end_run();
         self.ranges = intake.ranges;
         let records = self.stages.iter().flatten().map(|stage| stage.records()).sum();

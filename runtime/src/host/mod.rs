@@ -22,6 +22,7 @@ pub use crate::io::HostKind;
 use crate::io::{Io, IoKind, set_timer_slack};
 
 mod glommio;
+mod meter;
 mod pacer;
 mod plain;
 mod runner;
@@ -31,6 +32,7 @@ mod statistics;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+pub use meter::{Meter, Usage};
 pub use pacer::{Next, Pacer};
 pub use shared::{Neighbours, SharedLoop};
 use statistics::Counters;
@@ -163,10 +165,10 @@ impl CoreHandle {
 /// Starts a thread, pins it, builds the loop on it and runs it until it is done.
 ///
 /// Returns when the thread is pinned and its host is up; that these fail is the error. `build` runs
-/// on the thread, after that, and what it cannot do it must report in its own way.
+/// on the thread, after that, with the thread's meter, and what it cannot do it must report in its own way.
 pub fn run_core<B>(host: HostKind, options: CoreOptions, build: B) -> io::Result<CoreHandle>
 where
-    B: FnOnce() -> Box<dyn CoreLoop> + Send + 'static,
+    B: FnOnce(Meter) -> Box<dyn CoreLoop> + Send + 'static,
 {
     let counters = Arc::new(Counters::default());
     let (started, start) = mpsc::sync_channel(1);
@@ -178,6 +180,8 @@ where
                 return;
             }
             let pacer = Pacer::new(options.polling, options.share);
+            let meter = Meter::new(&counters);
+            let build = move || build(meter);
             match host {
                 HostKind::Plain => plain::run(&started, pacer, &counters, build),
                 HostKind::Glommio => glommio::run(&started, pacer, &counters, build),

@@ -66,7 +66,7 @@ fn echo(
 ) -> (CoreHandle, Outbox<u64>, Inbox<u64>) {
     let (answer, answers) = inbox(1, waker);
     let (give, given) = mpsc::channel();
-    let handle = run_core(host, options, move || {
+    let handle = run_core(host, options, move |_| {
         let io = open(kind).unwrap();
         let (ask, questions) = inbox(1, io.waker());
         give.send(ask).unwrap();
@@ -170,7 +170,7 @@ impl CoreLoop for Timed {
 fn a_wanted_time_ends_the_sleep() {
     with_each(|host, io| {
         for share in [CpuShare::Owned, CpuShare::Shared] {
-            let handle = run_core(host, options("timed", ADAPTIVE, share), move || {
+            let handle = run_core(host, options("timed", ADAPTIVE, share), move |_| {
                 Box::new(Timed { io: open(io).unwrap(), wake_at: 0, left: 20 })
             });
             let statistics = handle.unwrap().join().unwrap();
@@ -208,7 +208,7 @@ fn many_cores_on_few_processors_start_and_end() {
                 let tell = tell.clone();
                 let (name, cpu) = (format!("core-{core}"), cpus.of_core(core));
                 let options = CoreOptions { name, cpu, polling: ADAPTIVE, share };
-                run_core(host, options, move || Box::new(Named { io: open(io).unwrap(), tell }))
+                run_core(host, options, move |_| Box::new(Named { io: open(io).unwrap(), tell }))
             })
             .collect();
         for handle in handles {

@@ -12,8 +12,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::dataflow::Job;
 use crate::host::{
-    self, CoreHandle, CoreLoop, CoreOptions, CpuShare, HostKind, Neighbours, Polling, Progress,
-    SharedLoop,
+    self, CoreHandle, CoreLoop, CoreOptions, CpuShare, HostKind, Meter, Neighbours, Polling,
+    Progress, SharedLoop,
 };
 use crate::io::{self, Io, IoKind, Waker};
 use crate::node::driver::{Doors, DriverNode, Observer};
@@ -88,7 +88,7 @@ fn start(
         polling: light.polling,
         share: CpuShare::of(usize::from(light.threads), config.cpus.count()),
     };
-    let handle = host::run_core(light.host, options, move || seed.grow(&give))
+    let handle = host::run_core(light.host, options, move |meter| seed.grow(&meter, &give))
         .map_err(NodeError::io("cannot start a thread for light workers"))?;
     let links = receive(&take)?;
     Ok((links, handle))
@@ -111,7 +111,7 @@ struct ThreadSeed {
 
 impl ThreadSeed {
     /// Builds the thread's workers and hands over the driver's ends of their links.
-    fn grow(self, give: &Sender<Links>) -> Box<dyn CoreLoop> {
+    fn grow(self, meter: &Meter, give: &Sender<Links>) -> Box<dyn CoreLoop> {
         let io = match io::open(self.io) {
             Ok(io) => io,
             Err(error) => {
@@ -123,13 +123,13 @@ impl ThreadSeed {
         let loops_of_each = 1 + usize::from(self.config.cores);
         let shared = SharedLoop::new(io, self.workers as usize * loops_of_each);
         let neighbours = shared.neighbours();
-        let links = (0..self.workers).map(|_| self.settle(&neighbours)).collect();
+        let links = (0..self.workers).map(|_| self.settle(&neighbours, meter)).collect();
         let _ = give.send(Ok(links));
         Box::new(shared)
     }
 
     /// Adds one worker to the thread.
-    fn settle(&self, neighbours: &Neighbours) -> WorkerLink {
+    fn settle(&self, neighbours: &Neighbours, meter: &Meter) -> WorkerLink {
         let mut link = None;
         neighbours.add(|tenant| {
             let (own, drivers) = LocalLink::pair(tenant.waker(), self.driver.clone());
@@ -140,7 +140,7 @@ impl ThreadSeed {
                 Box::new(tenant),
                 Peers::Threads(self.mesh.clone()),
                 IpAddr::V4(Ipv4Addr::LOCALHOST),
-                Ground::Shared(neighbours.clone()),
+                Ground::Shared(neighbours.clone(), meter.clone()),
             );
             Box::new(LightWorker(WorkerLoop::new(node)))
         });

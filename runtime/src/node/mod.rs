@@ -149,8 +149,16 @@ pub struct JobReport {
     pub statistics: GroupStatistics,
     /// CPU time of the driver's thread and of the workers' control threads, in nanoseconds.
     pub control_cpu_ns: u64,
-    /// CPU time of all core threads, in nanoseconds.
+    /// CPU time of the driver's thread alone, from the first group on, in nanoseconds.
+    pub driver_cpu_ns: u64,
+    /// CPU time of all core threads since the job began, in nanoseconds.
     pub cores_cpu_ns: u64,
+    /// About how much of it was spent in task bodies, in nanoseconds.
+    pub task_cpu_ns: u64,
+    /// Time in which core threads looked for work in vain, in nanoseconds.
+    pub idle_poll_ns: u64,
+    /// Bytes of the message by which the last group that takes input is scheduled, without a placement.
+    pub group_message_bytes: u64,
     /// What the cores took of time, system calls and memory, summed over all of them.
     pub costs: CoreCosts,
     /// System calls of the driver's thread and of the workers' control threads.

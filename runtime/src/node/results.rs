@@ -39,7 +39,17 @@ struct Queue {
     max_bytes: usize,
     /// Sinks that wait for room.
     blocked: usize,
+    at_limit: AtLimit,
     is_closed: bool,
+}
+
+/// What a sink does that finds no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AtLimit {
+    /// Waits, and with it its core.
+    Wait,
+    /// Fails: who would make room shares its thread.
+    Fail,
 }
 
 impl Shared {
@@ -64,6 +74,7 @@ impl Outlet {
             peak_bytes: 0,
             max_bytes: DEFAULT_LIMIT,
             blocked: 0,
+            at_limit: AtLimit::Wait,
             is_closed: false,
         };
         let shared = Arc::new(Shared { queue: Mutex::new(queue), changed: Condvar::new() });
@@ -79,6 +90,9 @@ impl Outlet {
     fn send(&self, rows: Vec<u8>) -> Result<(), ConnectorError> {
         let mut queue = self.shared.lock();
         while !queue.is_closed && !queue.has_room(rows.len()) {
+            if queue.at_limit == AtLimit::Fail {
+                return Err(too_fast());
+            }
             queue.blocked += 1;
             queue = self.shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
             queue.blocked -= 1;
@@ -100,6 +114,11 @@ impl WaitingRows {
     pub(crate) fn limit(&self, max_bytes: usize) {
         self.shared.lock().max_bytes = max_bytes;
         self.shared.changed.notify_all();
+    }
+
+    /// From now on a sink that finds no room fails: it runs on the thread that would make some.
+    pub(crate) fn never_wait(&self) {
+        self.shared.lock().at_limit = AtLimit::Fail;
     }
 
     /// Takes rows, several pieces in one while they are short.
@@ -230,6 +249,12 @@ impl<F> CollectWriter<F> {
             false => self.outlet.send(std::mem::take(&mut self.rows)),
         }
     }
+}
+
+fn too_fast() -> ConnectorError {
+    let text = "results come faster than the driver takes them, and a light worker cannot wait: \
+                give workers threads of their own";
+    ConnectorError::Other(text.to_owned())
 }
 
 fn gone() -> ConnectorError {

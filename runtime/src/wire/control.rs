@@ -174,7 +174,7 @@ fn read_to_driver(reader: &mut Reader<'_>) -> Result<ToDriver, DecodeError> {
             reason: reader.text("a reason", MAX_TEXT)?,
         },
         FAILED => ToDriver::Failed { reason: reader.text("a reason", MAX_TEXT)? },
-        FINISHED => ToDriver::Finished(read_final_report(reader)?),
+        FINISHED => ToDriver::Finished(Box::new(read_final_report(reader)?)),
         found => return Err(DecodeError::UnknownTag { what, found }),
     })
 }
@@ -204,14 +204,23 @@ fn read_status(reader: &mut Reader<'_>) -> Result<WorkerStatus, DecodeError> {
 }
 
 fn write_final_report(writer: &mut Writer<'_>, report: &FinalReport) {
-    let FinalReport { counters, control_cpu_ns, cores_cpu_ns, costs, control_calls } = report;
+    let FinalReport {
+        counters,
+        control_cpu_ns,
+        cores_cpu_ns,
+        task_cpu_ns,
+        idle_poll_ns,
+        costs,
+        control_calls,
+    } = report;
     writer.count(counters.len(), MAX_COUNTERS);
     for (name, value) in counters {
         writer.text(name);
         writer.u64(*value);
     }
-    writer.u64(*control_cpu_ns);
-    writer.u64(*cores_cpu_ns);
+    for time_ns in [control_cpu_ns, cores_cpu_ns, task_cpu_ns, idle_poll_ns] {
+        writer.u64(*time_ns);
+    }
     write_costs(writer, costs);
     control_calls.by_kind().iter().for_each(|(_, count)| writer.u64(*count));
 }
@@ -225,6 +234,8 @@ fn read_final_report(reader: &mut Reader<'_>) -> Result<FinalReport, DecodeError
         counters,
         control_cpu_ns: reader.u64("the control thread's time")?,
         cores_cpu_ns: reader.u64("the core threads' time")?,
+        task_cpu_ns: reader.u64("the time of tasks")?,
+        idle_poll_ns: reader.u64("the time of looking in vain")?,
         costs: read_costs(reader)?,
         control_calls: SystemCalls::from_counts(read_numbers(reader, "system calls")?),
     })

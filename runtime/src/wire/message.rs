@@ -60,7 +60,7 @@ pub enum ToDriver {
         reason: String,
     },
     /// Everything that it wrote is complete: the answer to `Finish`.
-    Finished(FinalReport),
+    Finished(Box<FinalReport>),
 }
 
 /// How far a worker is.
@@ -196,8 +196,12 @@ pub struct FinalReport {
     pub counters: Vec<(String, u64)>,
     /// CPU time of its control thread, in nanoseconds.
     pub control_cpu_ns: u64,
-    /// CPU time of its core threads, in nanoseconds.
+    /// CPU time of its core threads since the job began, in nanoseconds.
     pub cores_cpu_ns: u64,
+    /// About how much of it was spent in task bodies, in nanoseconds.
+    pub task_cpu_ns: u64,
+    /// Time in which its core threads looked for work in vain, in nanoseconds.
+    pub idle_poll_ns: u64,
     /// What its cores took of time, system calls and memory, summed over them.
     pub costs: CoreCosts,
     /// System calls of its control thread.

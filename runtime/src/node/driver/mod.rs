@@ -15,7 +15,7 @@ use drizzle_scheduler::bugs::Bugs;
 use drizzle_scheduler::driver::{
     Adaptation, Balance, Driver, DriverAction, DriverEvent, DriverOptions, Durability, GroupSize,
 };
-use drizzle_scheduler::message::{Decision, Order};
+use drizzle_scheduler::message::{Decision, DriverMessage, Order, Purpose};
 use drizzle_scheduler::plan::{Pacing, Prescheduling, StageKind};
 use drizzle_scheduler::{BatchId, Incarnation, Instant, Term, WorkerId};
 
@@ -26,7 +26,7 @@ use crate::node::connect::{Exposure, check_exposure, listen};
 use crate::node::member::{Joining, Member, WorkerLink};
 use crate::node::{ANSWER_NS, JobReport, NodeError, StopFlag};
 use crate::transport::{Connection, Endpoint};
-use crate::wire::{FinalReport, ToDriver, ToWorker};
+use crate::wire::{FinalReport, ToDriver, ToWorker, encode_to_worker};
 
 /// What a driver needs to know beside the job.
 pub struct DriverConfig {
@@ -106,6 +106,8 @@ pub(crate) struct DriverNode<'a> {
     /// By connection number.
     members: BTreeMap<u64, Member>,
     next_number: u64,
+    /// The connections of workers that were ready.
+    ready: BTreeMap<WorkerId, u64>,
     listener: Option<Arc<TcpListener>>,
     accepting: bool,
     children: Vec<Child>,
@@ -189,6 +191,7 @@ impl<'a> DriverNode<'a> {
             driver: Driver::new(job.plan().clone(), options),
             members: BTreeMap::new(),
             next_number: 1,
+            ready: BTreeMap::new(),
             listener: None,
             accepting: false,
             children: Vec::new(),
@@ -335,6 +338,7 @@ impl<'a> DriverNode<'a> {
                 member.stage = Joining::Ready;
                 let worker = member.worker;
                 let (incarnation, cores) = (member.incarnation, member.cores);
+                self.ready.insert(worker, number);
                 self.tell(DriverEvent::WorkerReady { worker, incarnation, cores });
                 Ok(())
             }
@@ -348,7 +352,7 @@ impl<'a> DriverNode<'a> {
             }
             (Joining::Ready, ToDriver::Finished(report)) => {
                 let worker = member.worker;
-                self.finals.insert(worker, report);
+                self.finals.insert(worker, *report);
                 self.check_finished();
                 Ok(())
             }
@@ -408,13 +412,9 @@ impl<'a> DriverNode<'a> {
         for action in std::mem::take(&mut self.actions) {
             match action {
                 DriverAction::Send { to, message } => {
-                    self.count(&message.order);
-                    let number = self
-                        .members
-                        .iter()
-                        .find(|(_, member)| member.worker == to && member.stage == Joining::Ready);
-                    let number = number.map(|(&number, _)| number);
-                    let number = number.expect("the driver knows only workers that are ready");
+                    self.count(&message);
+                    let number = self.ready.get(&to);
+                    let number = *number.expect("the driver knows only workers that are ready");
                     self.send(number, ToWorker::Order(message))?;
                 }
                 DriverAction::GroupDone { statistics, .. } => {
@@ -436,9 +436,16 @@ impl<'a> DriverNode<'a> {
     }
 
     /// Notes for the report that an order was sent.
-    fn count(&mut self, order: &Order) {
+    fn count(&mut self, message: &DriverMessage) {
+        let order = &message.order;
         if let Order::Decision { decision: Decision::ScheduleGroup(group), .. } = order {
             self.report.schedule_messages += 1;
+            let is_new = group.group.0 > self.report.groups;
+            if is_new && group.placement.is_none() && group.purpose == Purpose::Process {
+                let mut bytes = Vec::new();
+                encode_to_worker(&ToWorker::Order(message.clone()), &mut bytes);
+                self.report.group_message_bytes = bytes.len() as u64;
+            }
             self.report.groups = group.group.0;
             if self.began_ns == 0 {
                 self.began_ns = monotonic_now();
@@ -494,10 +501,13 @@ impl<'a> DriverNode<'a> {
             }
             self.report.control_cpu_ns += report.control_cpu_ns;
             self.report.cores_cpu_ns += report.cores_cpu_ns;
+            self.report.task_cpu_ns += report.task_cpu_ns;
+            self.report.idle_poll_ns += report.idle_poll_ns;
             self.report.costs.add(&report.costs);
             self.report.control_calls.add(&report.control_calls);
         }
-        self.report.control_cpu_ns += thread_cpu_ns() - self.cpu_before_ns;
+        self.report.driver_cpu_ns = thread_cpu_ns() - self.cpu_before_ns;
+        self.report.control_cpu_ns += self.report.driver_cpu_ns;
         self.report.control_calls.add(&self.io.calls());
         self.phase = Phase::Done;
     }

@@ -68,3 +68,15 @@ fn a_sink_that_waits_is_told_that_nobody_takes_its_rows() {
     let error = sink.join().unwrap().unwrap_err();
     assert!(error.to_string().contains("is gone"), "{error}");
 }
+
+#[test]
+fn a_sink_that_may_not_wait_fails_where_another_would_wait() {
+    let (outlet, rows) = Outlet::new(Waker::detached());
+    rows.limit(100);
+    rows.never_wait();
+    outlet.send(vec![1; 90]).unwrap();
+    let error = outlet.send(vec![2; 90]).expect_err("there is no room").to_string();
+    assert!(error.contains("a light worker cannot wait"), "{error}");
+    assert_eq!(rows.take().unwrap().len(), 90);
+    outlet.send(vec![3; 90]).unwrap();
+}

@@ -13,7 +13,7 @@ use crate::core::{
     LinkPlan, owner_of,
 };
 use crate::dataflow::Job;
-use crate::host::{self, CoreHandle, CoreLoop, CpuShare, Neighbours};
+use crate::host::{self, CoreHandle, CoreLoop, CpuShare, Meter, Neighbours};
 use crate::io::{self, Chosen, Io, IoKind, Outbox, Tenant, Waker, inbox};
 use crate::node::memory::WorkerShares;
 use crate::node::{JobSetup, NodeError, STALL_NS, Size};
@@ -96,8 +96,8 @@ impl Crew {
                 readers,
             };
             crew.statuses.push(status);
-            if let Ground::Shared(neighbours) = &node.ground {
-                crew.commands.push(seed.grow_beside(neighbours));
+            if let Ground::Shared(neighbours, meter) = &node.ground {
+                crew.commands.push(seed.grow_beside(neighbours, meter));
                 continue;
             }
             let core_options = host::CoreOptions {
@@ -108,7 +108,7 @@ impl Crew {
             };
             let (tell, waker) = bounded(1);
             let (give, commands) = bounded(1);
-            let build = move || seed.grow(&tell, &commands);
+            let build = move |meter| seed.grow(meter, &tell, &commands);
             let handle = host::run_core(chosen.host, core_options, build)
                 .map_err(NodeError::io("cannot start a core"))?;
             crew.handles.push(handle);
@@ -231,11 +231,12 @@ impl CoreSeed {
     /// Builds the core; what fails is told the control loop, and a core that does nothing results.
     fn grow(
         self,
+        meter: Meter,
         tell: &crossbeam_channel::Sender<Result<Waker, String>>,
         commands: &Receiver<io::Inbox<CoreCommand>>,
     ) -> Box<dyn CoreLoop> {
         let (control, number) = (self.control.clone(), self.core.core);
-        match self.try_grow(tell, commands) {
+        match self.try_grow(meter, tell, commands) {
             Ok(core) => Box::new(core),
             Err(reason) => {
                 // Either somebody still waits for the waker, or the control loop runs already.
@@ -249,6 +250,7 @@ impl CoreSeed {
 
     fn try_grow(
         self,
+        meter: Meter,
         tell: &crossbeam_channel::Sender<Result<Waker, String>>,
         commands: &Receiver<io::Inbox<CoreCommand>>,
     ) -> Result<Core, String> {
@@ -258,12 +260,13 @@ impl CoreSeed {
         let _ = tell.send(Ok(waker.clone()));
         let commands = commands.recv().map_err(|_| "the worker ended".to_owned())?;
         let place = self.mesh.join(self.core, waker).map_err(|error| error.to_string())?;
-        self.plant(io, place, commands)
+        self.plant(io, meter, place, commands)
     }
 
     fn plant(
         self,
         io: Box<dyn Io>,
+        meter: Meter,
         place: MeshPlace,
         commands: io::Inbox<CoreCommand>,
     ) -> Result<Core, String> {
@@ -273,6 +276,7 @@ impl CoreSeed {
             cores: self.cores,
             job: self.job,
             io,
+            meter,
             place,
             links: self.links,
             commands,
@@ -287,13 +291,15 @@ impl CoreSeed {
 
     /// Builds the core as one of the loops of the calling thread, as soon as all cores of the process
     /// are there; the way to command it.
-    fn grow_beside(self, neighbours: &Neighbours) -> Outbox<CoreCommand> {
+    fn grow_beside(self, neighbours: &Neighbours, meter: &Meter) -> Outbox<CoreCommand> {
         let mut outbox = None;
         neighbours.add(|tenant| {
             let (give, commands) = inbox(COMMAND_CAPACITY, tenant.waker());
             outbox = Some(give);
             self.mesh.enter(self.core, tenant.waker());
-            Box::new(LightCore::Waiting(Some((Box::new(self), tenant, commands))))
+            let meter = meter.clone();
+            let waiting = WaitingCore { seed: self, tenant, meter, commands };
+            Box::new(LightCore::Waiting(Some(Box::new(waiting))))
         });
         outbox.expect("a loop is built when it is added")
     }
@@ -302,9 +308,16 @@ impl CoreSeed {
 /// The core of a light worker, which waits for those of the others without holding up its thread.
 enum LightCore {
     /// Not all cores of the process are there.
-    Waiting(Option<(Box<CoreSeed>, Tenant, io::Inbox<CoreCommand>)>),
+    Waiting(Option<Box<WaitingCore>>),
     /// It is at work.
     Working(Box<Core>),
+}
+
+struct WaitingCore {
+    seed: CoreSeed,
+    tenant: Tenant,
+    meter: Meter,
+    commands: io::Inbox<CoreCommand>,
 }
 
 impl CoreLoop for LightCore {
@@ -313,19 +326,18 @@ impl CoreLoop for LightCore {
             LightCore::Working(core) => return core.step(),
             LightCore::Waiting(waiting) => waiting,
         };
-        let Some((seed, tenant, mut commands)) = waiting.take() else {
-            return host::Progress::Done;
-        };
-        let Some(place) = seed.mesh.place(seed.core) else {
+        let Some(mut core) = waiting.take() else { return host::Progress::Done };
+        let Some(place) = core.seed.mesh.place(core.seed.core) else {
             // There is no order before all workers are ready, so this can only be the end.
-            if commands.try_recv().is_some() {
+            if core.commands.try_recv().is_some() {
                 return host::Progress::Done;
             }
-            *waiting = Some((seed, tenant, commands));
+            *waiting = Some(core);
             return host::Progress::Idle { wake_at: None };
         };
+        let WaitingCore { seed, tenant, meter, commands } = *core;
         let (control, number) = (seed.control.clone(), seed.core.core);
-        match seed.plant(Box::new(tenant), place, commands) {
+        match seed.plant(Box::new(tenant), meter, place, commands) {
             Ok(core) => {
                 *self = LightCore::Working(Box::new(core));
                 host::Progress::Busy
@@ -341,7 +353,7 @@ impl CoreLoop for LightCore {
     fn io(&mut self) -> &mut dyn Io {
         match self {
             LightCore::Working(core) => core.io(),
-            LightCore::Waiting(Some((_, tenant, _))) => tenant,
+            LightCore::Waiting(Some(core)) => &mut core.tenant,
             LightCore::Waiting(None) => unreachable!("a loop that is done is dropped"),
         }
     }

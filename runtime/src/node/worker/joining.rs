@@ -63,6 +63,10 @@ impl WorkerNode {
         arguments: &[String],
     ) -> Result<(Stage, Step), NodeError> {
         let (outlet, rows) = Outlet::new(self.io.waker());
+        match &self.ground {
+            Ground::OwnThreads => {}
+            Ground::Shared(..) => rows.never_wait(),
+        }
         let (setup, chosen) = self.build(arguments, &outlet).map_err(NodeError::Setup)?;
         drop(outlet);
         let listener = Arc::new(self.listen()?);
@@ -147,7 +151,7 @@ impl WorkerNode {
         rows.limit(match &self.ground {
             Ground::OwnThreads => shares.results_bytes(),
             // Who takes them shares the thread: a sink that waited would wait for itself.
-            Ground::Shared(_) => usize::MAX,
+            Ground::Shared(..) => usize::MAX,
         });
         let around = Surroundings { cores_on_host, peers, links, shares };
         let crew = Crew::start(self, &identity, setup, &chosen, around)?;

@@ -18,7 +18,7 @@ use drizzle_scheduler::{Incarnation, Term, WorkerId};
 
 use crate::clock::{ClockSample, DriverClock, monotonic_now};
 use crate::core::ClockOffset;
-use crate::host::{Cpus, Neighbours};
+use crate::host::{Cpus, Meter, Neighbours};
 use crate::io::{self, Completion, Io, IoKind};
 use crate::node::connect::{Exposure, check_exposure};
 use crate::node::{HEARTBEAT_NS, JobFactory, NodeError, SILENCE_NS};
@@ -50,8 +50,8 @@ pub struct WorkerConfig {
 pub(crate) enum Ground {
     /// Threads of their own.
     OwnThreads,
-    /// The thread of the control loop, which others share.
-    Shared(Neighbours),
+    /// The thread of the control loop, which others share, and its meter.
+    Shared(Neighbours, Meter),
 }
 
 /// Where a worker's peers are.
@@ -350,7 +350,8 @@ impl WorkerNode {
         if now < self.next_heartbeat_ns {
             return Ok(());
         }
-        self.next_heartbeat_ns = now + HEARTBEAT_NS;
+        // All workers of a host at the same time: the driver wakes once for all of them.
+        self.next_heartbeat_ns = (now / HEARTBEAT_NS + 1) * HEARTBEAT_NS;
         self.send(ToDriver::Heartbeat { sent_ns: now, status })
     }
 

@@ -9,9 +9,10 @@ use drizzle_scheduler::worker::{Worker, WorkerAction, WorkerEvent};
 use drizzle_scheduler::{BatchId, WorkerId};
 
 use super::crew::Crew;
-use super::{Identity, Step, WorkerNode, ended_by};
+use super::{Ground, Identity, Step, WorkerNode, ended_by};
 use crate::clock::{monotonic_now, thread_cpu_ns};
 use crate::core::{CoreCommand, CoreOutput};
+use crate::host::Usage;
 use crate::node::results::WaitingRows;
 use crate::node::{HEARTBEAT_NS, NodeError, STALL_NS, Size};
 use crate::wire::{CoreCosts, FinalReport, ToDriver, ToWorker, WorkerStatus};
@@ -142,9 +143,9 @@ impl Running {
                     node.send(ToDriver::PeerLost { worker, reason })?;
                 }
                 CoreOutput::Failed { reason } => node.send(ToDriver::Failed { reason })?,
-                CoreOutput::Finished { counters, cpu_ns, mut costs } => {
+                CoreOutput::Finished { counters, usage, task_cpu_ns, mut costs } => {
                     self.crew.add_sleep(core, &mut costs.time);
-                    self.core_finished(node, counters, cpu_ns, &costs)?;
+                    self.core_finished(node, counters, (usage, task_cpu_ns), &costs)?;
                 }
             }
         }
@@ -155,12 +156,14 @@ impl Running {
         &mut self,
         node: &mut WorkerNode,
         counters: BTreeMap<String, u64>,
-        cpu_ns: u64,
+        (usage, task_cpu_ns): (Usage, u64),
         costs: &CoreCosts,
     ) -> Result<(), NodeError> {
         self.send_rows(node)?;
         let Finish::Collecting { cores_left, report } = &mut self.finish else { return Ok(()) };
-        report.cores_cpu_ns += cpu_ns;
+        report.cores_cpu_ns += usage.cpu_ns;
+        report.idle_poll_ns += usage.idle_poll_ns;
+        report.task_cpu_ns += task_cpu_ns;
         report.costs.add(costs);
         for (name, count) in counters {
             match report.counters.iter_mut().find(|(known, _)| *known == name) {
@@ -172,12 +175,16 @@ impl Running {
         if *cores_left > 0 {
             return Ok(());
         }
-        report.control_cpu_ns = thread_cpu_ns() - self.cpu_before_ns;
+        report.control_cpu_ns = match &node.ground {
+            Ground::OwnThreads => thread_cpu_ns() - self.cpu_before_ns,
+            // What its cores have not told yet.
+            Ground::Shared(_, meter) => meter.take().cpu_ns,
+        };
         report.costs.memory.results_bytes = self.rows.peak_bytes() as u64;
         report.control_calls = node.io.calls();
         let report = std::mem::take(&mut **report);
         self.finish = Finish::Done;
-        node.send(ToDriver::Finished(report))
+        node.send(ToDriver::Finished(Box::new(report)))
     }
 
     fn send_rows(&self, node: &mut WorkerNode) -> Result<(), NodeError> {

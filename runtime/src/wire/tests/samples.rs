@@ -40,7 +40,7 @@ pub(super) fn to_driver() -> impl Strategy<Value = ToDriver> {
         vec(any::<u8>(), 0..100).prop_map(|rows| ToDriver::Results { rows }),
         (worker(), text()).prop_map(|(worker, reason)| ToDriver::PeerLost { worker, reason }),
         text().prop_map(|reason| ToDriver::Failed { reason }),
-        final_report().prop_map(ToDriver::Finished),
+        final_report().prop_map(|report| ToDriver::Finished(Box::new(report))),
     ]
 }
 
@@ -113,15 +113,24 @@ fn status() -> impl Strategy<Value = WorkerStatus> {
 
 fn final_report() -> impl Strategy<Value = FinalReport> {
     let numbers = (any::<[u64; 3]>(), any::<[u64; 8]>(), any::<[u64; 8]>(), any::<[u64; 8]>());
-    (vec((text(), any::<u64>()), 0..5), any::<(u64, u64)>(), numbers).prop_map(
-        |(counters, (control_cpu_ns, cores_cpu_ns), (memory, time, calls, control))| {
+    (vec((text(), any::<u64>()), 0..5), any::<[u64; 4]>(), numbers).prop_map(
+        |(counters, cpu, (memory, time, calls, control))| {
+            let [control_cpu_ns, cores_cpu_ns, task_cpu_ns, idle_poll_ns] = cpu;
             let [blocks_bytes, state_bytes, results_bytes] = memory;
             let memory = MemoryPeaks { blocks_bytes, state_bytes, results_bytes };
             let time = TimeByKind::from_times(time);
             let calls = SystemCalls::from_counts(calls);
             let costs = CoreCosts { time, calls, memory };
             let control_calls = SystemCalls::from_counts(control);
-            FinalReport { counters, control_cpu_ns, cores_cpu_ns, costs, control_calls }
+            FinalReport {
+                counters,
+                control_cpu_ns,
+                cores_cpu_ns,
+                task_cpu_ns,
+                idle_poll_ns,
+                costs,
+                control_calls,
+            }
         },
     )
 }
