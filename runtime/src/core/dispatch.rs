@@ -15,6 +15,7 @@ impl Core {
             self.deliver(parcel, Doing::Send);
         } else if let Some(outgoing) = self.outboxes.get_mut(&to) {
             outgoing.send(CoreMail::Deliver(parcel));
+            self.mail_waits |= !outgoing.waiting.is_empty();
         } else {
             let cargo = match parcel {
                 Parcel::Block(block) => Cargo::Blocks(Bundle::new(to.core, block)),
@@ -55,6 +56,7 @@ impl Core {
         // Without a connection there is no peer, which the driver has been told.
         if let Some(outgoing) = self.outboxes.get_mut(&owner) {
             outgoing.send(CoreMail::Relay { to, cargo });
+            self.mail_waits |= !outgoing.waiting.is_empty();
         }
     }
 

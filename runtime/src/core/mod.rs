@@ -159,6 +159,8 @@ pub struct Core {
     links: Links,
     inboxes: Vec<Inbox<CoreMail>>,
     outboxes: BTreeMap<CoreId, Outgoing>,
+    /// Whether some mailbox had no room.
+    mail_waits: bool,
     commands: Inbox<CoreCommand>,
     control: ControlOutbox,
     /// What the control loop's queue had no room for.
@@ -242,6 +244,7 @@ impl Core {
             task_clock: TaskClock::default(),
             inboxes: parts.place.inboxes,
             outboxes,
+            mail_waits: false,
             commands: parts.commands,
             control: parts.control,
             unsent: VecDeque::new(),
@@ -484,11 +487,13 @@ impl Core {
 
     /// Sends what had no room before; whether something still has none.
     fn flush(&mut self) -> bool {
-        self.outboxes.values_mut().for_each(Outgoing::flush);
+        if self.mail_waits {
+            self.outboxes.values_mut().for_each(Outgoing::flush);
+            self.mail_waits = self.outboxes.values().any(|outgoing| !outgoing.waiting.is_empty());
+        }
         self.flush_control();
-        let mail_waits = self.outboxes.values().any(|outgoing| !outgoing.waiting.is_empty());
         let runs_wait = !self.postponed.is_empty();
-        mail_waits || runs_wait || !self.unsent.is_empty() || self.links.is_stalled()
+        self.mail_waits || runs_wait || !self.unsent.is_empty() || self.links.is_stalled()
     }
 }
 

@@ -100,6 +100,19 @@ impl<O: ControlMessage, I: ControlMessage> Endpoint<O, I> {
         }
     }
 
+    /// Sends a message that the other side need not hear of before it looks by itself, as it does
+    /// several times a second: a thread of this process is not woken for it. Where there is no room, it is
+    /// left out: another one follows.
+    pub fn send_quietly(&mut self, message: O) -> Result<(), Closed> {
+        match self {
+            Endpoint::Stream(_) => self.send(message),
+            Endpoint::Local(link) => match link.outgoing.try_send(message) {
+                Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
+                Err(TrySendError::Disconnected(_)) => Err(Closed::ByPeer),
+            },
+        }
+    }
+
     /// Appends what has arrived.
     pub fn receive(&mut self, messages: &mut Vec<I>) -> Result<(), Closed> {
         match self {

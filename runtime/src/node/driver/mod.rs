@@ -27,6 +27,7 @@ use crate::node::member::{Joining, Member, WorkerLink};
 use crate::node::{ANSWER_NS, JobReport, NodeError, StopFlag};
 use crate::transport::{Connection, Endpoint};
 use crate::wire::{FinalReport, ToDriver, ToWorker, encode_to_worker};
+use watch::end_children;
 
 /// What a driver needs to know beside the job.
 pub struct DriverConfig {
@@ -323,7 +324,14 @@ impl<'a> DriverNode<'a> {
                 member.status = status;
                 let driver_ns = monotonic_now();
                 let answer = ToWorker::HeartbeatAnswer { sent_ns, driver_ns };
-                self.send(number, answer)
+                // That it is gone, reading tells, after what it said last.
+                let _ = match member.stage {
+                    Joining::Ready => member.link.send_quietly(answer),
+                    Joining::Connected | Joining::Welcomed | Joining::Joined => {
+                        member.link.send(answer)
+                    }
+                };
+                Ok(())
             }
             (Joining::Welcomed, ToDriver::Joined { fingerprint, data_address, runtime }) => {
                 member.runtime = runtime;
@@ -572,27 +580,5 @@ fn flush(io: &mut dyn Io, number: u64, member: &mut Member, others: &mut Vec<Com
         if broken {
             return;
         }
-    }
-}
-
-/// Waits for the processes that this one started, and ends those that do not end by themselves.
-fn end_children(children: &mut [Child], patience_ns: u64) {
-    let limit = monotonic_now() + patience_ns;
-    for child in children {
-        while matches!(child.try_wait(), Ok(None)) {
-            if monotonic_now() > limit {
-                let _ = child.kill();
-                let _ = child.wait();
-                break;
-            }
-            pause();
-        }
-    }
-}
-
-/// A few milliseconds in which another process may do something.
-fn pause() {
-    if let Ok(mut io) = crate::node::worker::open_control_io() {
-        io.park(Some(Duration::from_millis(5)));
     }
 }

@@ -1,6 +1,8 @@
 //! What the driver node looks at from time to time: wishes to stop, silent workers, ended processes,
 //! batches that do not complete, and the progress that people see.
 
+use std::process::Child;
+
 use drizzle_scheduler::driver::DriverEvent;
 use drizzle_scheduler::{BatchId, Instant};
 
@@ -162,5 +164,27 @@ fn patience_with(member: &Member) -> u64 {
         Joining::Connected => GREETING_NS,
         Joining::Welcomed | Joining::Joined => JOINING_NS,
         Joining::Ready => SILENCE_NS,
+    }
+}
+
+/// Waits for the processes that this one started, and ends those that do not end by themselves.
+pub(super) fn end_children(children: &mut [Child], patience_ns: u64) {
+    let limit = monotonic_now() + patience_ns;
+    for child in children {
+        while matches!(child.try_wait(), Ok(None)) {
+            if monotonic_now() > limit {
+                let _ = child.kill();
+                let _ = child.wait();
+                break;
+            }
+            pause();
+        }
+    }
+}
+
+/// A few milliseconds in which another process may do something.
+fn pause() {
+    if let Ok(mut io) = crate::node::worker::open_control_io() {
+        io.park(Some(std::time::Duration::from_millis(5)));
     }
 }

@@ -39,7 +39,7 @@ pub(super) struct Meeting {
 /// How long peers may take to call.
 const MEETING_NS: u64 = 5_000_000_000;
 /// Round trips before the job starts.
-const FIRST_SAMPLES: u32 = 4;
+pub(super) const FIRST_SAMPLES: u32 = 4;
 
 impl WorkerNode {
     /// Waits to be welcomed.
@@ -148,11 +148,7 @@ impl WorkerNode {
     ) -> Result<(Stage, Step), NodeError> {
         let Built { identity, setup, chosen, rows, .. } = built;
         let shares = self.share_memory(&setup, identity.worker, peers)?;
-        rows.limit(match &self.ground {
-            Ground::OwnThreads => shares.results_bytes(),
-            // Who takes them shares the thread: a sink that waited would wait for itself.
-            Ground::Shared(..) => usize::MAX,
-        });
+        rows.limit(shares.results_bytes());
         let around = Surroundings { cores_on_host, peers, links, shares };
         let crew = Crew::start(self, &identity, setup, &chosen, around)?;
         let running = Running::new(&identity, self.config.cores, crew, rows);

@@ -25,7 +25,7 @@ use crate::node::{HEARTBEAT_NS, JobFactory, NodeError, SILENCE_NS};
 use crate::transport::{Connection, Endpoint, Mesh};
 use crate::wire::{ToDriver, ToWorker, WorkerStatus};
 
-use joining::{Built, Meeting};
+use joining::{Built, FIRST_SAMPLES, Meeting};
 use running::Running;
 
 /// The link of a worker to its driver.
@@ -352,7 +352,15 @@ impl WorkerNode {
         }
         // All workers of a host at the same time: the driver wakes once for all of them.
         self.next_heartbeat_ns = (now / HEARTBEAT_NS + 1) * HEARTBEAT_NS;
-        self.send(ToDriver::Heartbeat { sent_ns: now, status })
+        let heartbeat = ToDriver::Heartbeat { sent_ns: now, status };
+        if self.samples < FIRST_SAMPLES {
+            return self.send(heartbeat); // It waits for the answer.
+        }
+        self.link
+            .send_quietly(heartbeat)
+            .map_err(|closed| lost(&self.peer, &closed.to_string()))?;
+        self.link.drive(&mut *self.io);
+        Ok(())
     }
 
     fn send(&mut self, message: ToDriver) -> Result<(), NodeError> {
