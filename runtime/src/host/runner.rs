@@ -9,6 +9,10 @@ use crate::clock;
 /// After so many looks in vain a spinning thread offers its processor to others once.
 const RELAXES_PER_YIELD: u32 = 1024;
 
+/// A look in vain takes less than that. Where it took longer, the thread was without its processor, and
+/// that is nobody's CPU time.
+const LONGEST_LOOK_NS: u64 = 20_000;
+
 /// A core's loop with its pacing.
 pub(super) struct Runner<'a> {
     core: Box<dyn CoreLoop>,
@@ -73,7 +77,7 @@ impl<'a> Runner<'a> {
     fn idle(&mut self, wake_at: Option<u64>) -> Next {
         let now = clock::monotonic_now();
         let looked = self.idle_at.replace(now).map_or(0, |before| now.saturating_sub(before));
-        self.counters.idle(looked);
+        self.counters.idle(looked.min(LONGEST_LOOK_NS));
         self.pacer.idle(now, wake_at)
     }
 

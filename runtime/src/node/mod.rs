@@ -44,7 +44,7 @@ pub use crate::io::SystemCalls;
 pub use crate::wire::{CoreCosts, MemoryPeaks, TimeByKind};
 
 /// Nanoseconds between two heartbeats.
-const HEARTBEAT_NS: u64 = 100_000_000;
+const HEARTBEAT_NS: u64 = 200_000_000;
 /// A node that says nothing for so long is lost.
 const SILENCE_NS: u64 = 1_500_000_000;
 /// Who connects and does not greet for so long is hung up on.
@@ -151,6 +151,9 @@ pub struct JobReport {
     pub control_cpu_ns: u64,
     /// CPU time of the driver's thread alone, from the first group on, in nanoseconds.
     pub driver_cpu_ns: u64,
+    /// Time in which the driver decided, and encoded and handed over what it had decided, in
+    /// nanoseconds: the rest is reading, heartbeats and waking up.
+    pub driver_schedule_ns: u64,
     /// CPU time of all core threads since the job began, in nanoseconds.
     pub cores_cpu_ns: u64,
     /// About how much of it was spent in task bodies, in nanoseconds.

@@ -413,10 +413,22 @@ impl<'a> DriverNode<'a> {
     }
 
     fn tell(&mut self, event: DriverEvent) {
-        self.driver.handle(Instant(monotonic_now()), event, &mut self.actions);
+        let began = monotonic_now();
+        self.driver.handle(Instant(began), event, &mut self.actions);
+        self.report.driver_schedule_ns += monotonic_now() - began;
     }
 
     fn perform(&mut self) -> Result<(), NodeError> {
+        if self.actions.is_empty() {
+            return Ok(());
+        }
+        let began = monotonic_now();
+        let performed = self.perform_actions();
+        self.report.driver_schedule_ns += monotonic_now() - began;
+        performed
+    }
+
+    fn perform_actions(&mut self) -> Result<(), NodeError> {
         for action in std::mem::take(&mut self.actions) {
             match action {
                 DriverAction::Send { to, message } => {
