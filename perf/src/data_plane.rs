@@ -74,6 +74,8 @@ const SHAPES: [Shape; 4] = [
 /// The way of the ways to go through lines that has a goal, in million lines a second.
 const PROJECTION: &str = "json_projection_meps_per_core";
 const PROJECTION_GOAL: f64 = 40.0;
+/// The way that all others are compared with.
+const NEWLINES: &str = "newline_scan_meps_per_core";
 
 /// What a shuffle should reach of its limit.
 const SHUFFLE_GOAL: f64 = 0.8;
@@ -132,6 +134,7 @@ fn command(flags: &Flags, shape: &Shape) -> Vec<String> {
 
 fn print(figures: &Value, ways: &[Way]) {
     machine::print(figures);
+    let newlines = figures[NEWLINES].as_f64().unwrap_or(f64::NAN);
     for way in ways {
         let rate = median(&way.rates);
         let goal = match way.key {
@@ -140,7 +143,8 @@ fn print(figures: &Value, ways: &[Way]) {
             }
             _ => String::new(),
         };
-        println!("{:<34}{rate:>8.1} M lines/s      {goal}", way.what);
+        let part = format!("{:.0} % of newlines counted", 100.0 * rate / newlines);
+        println!("{:<34}{rate:>8.1} M lines/s      {part:<28}{goal}", way.what);
     }
     for shape in &SHAPES {
         let rate = figures[shape.key].as_f64().unwrap_or(f64::NAN);
@@ -148,7 +152,8 @@ fn print(figures: &Value, ways: &[Way]) {
             Some(goal) => format!("goal {goal:.0} M/s: {}", reached(rate >= goal)),
             None => String::new(),
         };
-        println!("{:<34}{rate:>8.1} M events/s     {goal}", shape.what);
+        let hash = figures["output_hash"][shape.key].as_str().unwrap_or_default();
+        println!("{:<34}{rate:>8.1} M events/s     output {hash:<21}{goal}", shape.what);
     }
     print_shuffle(figures);
     println!("checkpoints                       none yet: the job keeps nothing durable");

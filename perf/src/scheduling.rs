@@ -27,7 +27,7 @@ pub(crate) struct Flags {
     #[arg(long)]
     quick: bool,
     /// No further round begins after so many seconds.
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 480)]
     limit_s: u64,
     /// Write the figures as JSON too.
     #[arg(long, value_name = "FILE")]
@@ -162,8 +162,7 @@ fn rows(flags: &Flags) -> Vec<Row> {
                 rows.push(Row { prescheduling: false, ..row });
             }
         }
-        let processes: &[u32] = if flags.quick { &[4] } else { &[4, 16] };
-        for &workers in processes {
+        for &workers in if flags.quick { &workers[..1] } else { workers } {
             let row = Row::of_paper(Workers::Processes, stages, workers);
             rows.extend([Row { group_size: 1, prescheduling: false, ..row }, row]);
         }

@@ -76,7 +76,7 @@ fn any(outside: Outside) -> u64 {
 /// Asks for the bytes at `at`, which may lie beyond the end.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn prefetch(bytes: &[u8], at: usize) {
+pub(super) fn prefetch(bytes: &[u8], at: usize) {
     let address = bytes.as_ptr().wrapping_add(at);
     _mm_prefetch::<_MM_HINT_T0>(address.cast());
 }
@@ -84,7 +84,7 @@ fn prefetch(bytes: &[u8], at: usize) {
 /// The number of the digits that start there, moved to the end of the vector by `order`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn number(digits: &[u8; OVERHANG], order: &[u8; OVERHANG]) -> u64 {
+pub(super) fn number(digits: &[u8; OVERHANG], order: &[u8; OVERHANG]) -> u64 {
     // SAFETY: invariant 2, the array has the 16 bytes of the vector.
     let digits = unsafe { _mm_loadu_si128(digits.as_ptr().cast()) };
     // SAFETY: invariant 2, the array has the 16 bytes of the vector.

@@ -1,8 +1,9 @@
-//! 64 bytes at a time, in one vector.
+//! 64 bytes at a time, in one vector; what takes less is done as with AVX2.
 
 use std::arch::x86_64::*;
 
-use super::{Marks, OVERHANG, WORD_BYTES, scan_lines};
+use super::avx2::{number, prefetch};
+use super::{Marks, WORD_BYTES, scan_lines};
 
 scan_lines! {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,bmi1,bmi2,lzcnt,popcnt")]
@@ -53,29 +54,4 @@ fn check(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn any(outside: Outside) -> u64 {
     u64::from(_mm512_test_epi64_mask(outside, outside))
-}
-
-/// Asks for the bytes at `at`, which may lie beyond the end.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn prefetch(bytes: &[u8], at: usize) {
-    let address = bytes.as_ptr().wrapping_add(at);
-    _mm_prefetch::<_MM_HINT_T0>(address.cast());
-}
-
-/// The number of the digits that start there, moved to the end of the vector by `order`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn number(digits: &[u8; OVERHANG], order: &[u8; OVERHANG]) -> u64 {
-    // SAFETY: invariant 2, the array has the 16 bytes of the vector.
-    let digits = unsafe { _mm_loadu_si128(digits.as_ptr().cast()) };
-    // SAFETY: invariant 2, the array has the 16 bytes of the vector.
-    let order = unsafe { _mm_loadu_si128(order.as_ptr().cast()) };
-    let digits = _mm_shuffle_epi8(_mm_sub_epi8(digits, _mm_set1_epi8(b'0' as i8)), order);
-    let pairs = _mm_maddubs_epi16(digits, _mm_set1_epi16(1 << 8 | 10));
-    let fours = _mm_madd_epi16(pairs, _mm_set1_epi32(1 << 16 | 100));
-    let fours = _mm_packus_epi32(fours, fours);
-    let eights = _mm_madd_epi16(fours, _mm_set1_epi32(1 << 16 | 10_000));
-    let eights = _mm_cvtsi128_si64(eights) as u64;
-    (eights & 0xffff_ffff) * 100_000_000 + (eights >> 32)
 }
