@@ -1,5 +1,6 @@
 //! What the machine allows: bytes copied in memory, and bytes sent through a socket by the same driver
-//! of IO, without frames, checksums or records.
+//! of IO, without frames, checksums or records. That driver receives once per operation, so a stream of
+//! multishot receives could be faster than this limit.
 
 use std::net::TcpStream;
 use std::sync::Arc;

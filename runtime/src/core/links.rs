@@ -22,7 +22,8 @@ use crate::wire::{DataHead, FrameKind, MappedPlace, decode_data, encode_data, en
 mod tests;
 
 /// Bundles whose bodies come to at least so much are read by a peer on this host where they are.
-/// Smaller ones cost more to be told of than to be sent.
+/// Smaller ones should cost more to be told of than to be sent. The border is an estimate: it was not
+/// measured.
 const SHARE_FROM: usize = 8 * 1024;
 
 /// A connection to a peer worker, as it is handed to the core that will own it.

@@ -13,12 +13,12 @@ use crate::wire::{DecodeError, Frame, FrameDecoder, FrameError, FrameHead, encod
 /// Messages are joined to one send up to this size.
 const JOIN_BELOW: usize = 32 * 1024;
 
-/// Bodies of a bundle that come to less than this are copied behind their head: a copy costs less
-/// than a send of their own.
+/// Bodies of a bundle that come to less than this are copied behind their head, which should cost less
+/// than a send of their own. The border is an estimate: it was not measured.
 const COPY_BELOW: usize = 16 * 1024;
 
 /// Of a body, so many missing bytes are received to where they will stay. Fewer come with whatever is
-/// behind them and are copied.
+/// behind them and are copied. The border is an estimate: it was not measured.
 const LAND_FROM: usize = 16 * 1024;
 
 /// With more sends than this waiting, a connection is congested.
