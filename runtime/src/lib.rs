@@ -10,6 +10,7 @@ pub mod host;
 pub mod io;
 pub mod mailbox;
 pub mod node;
+pub mod storage;
 pub mod transport;
 pub mod wire;
 

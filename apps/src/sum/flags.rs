@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
-use drizzle::node::{JobOptions, Memory};
+use drizzle::node::{JobDurability, JobOptions, Memory};
 use drizzle::scheduler::plan::{Pacing, Prescheduling};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -160,6 +160,7 @@ impl JobFlags {
             ahead: self.ahead(),
             memory: Memory::EachCore(MEMORY),
             batch_bytes: BATCH_BYTES,
+            durability: JobDurability::None,
             host: self.host.choice(),
             io: self.io.choice(),
             polling: self.polling(),

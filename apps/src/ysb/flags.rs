@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use drizzle::connectors::Output;
 use drizzle::dataflow::Combine;
 use drizzle::host::Polling;
-use drizzle::node::{JobOptions, Memory};
+use drizzle::node::{JobDurability, JobOptions, Memory};
 use drizzle::scheduler::plan::Prescheduling;
 use serde::{Deserialize, Serialize};
 
@@ -302,6 +302,7 @@ impl JobFlags {
             ahead: self.ahead(),
             memory: self.memory(),
             batch_bytes: BATCH_BYTES,
+            durability: JobDurability::None,
             host: self.host.choice(),
             io: self.io.choice(),
             polling: self.polling(),

@@ -13,8 +13,8 @@ use clap::Parser;
 use drizzle::host::{Cpus, Polling};
 use drizzle::io::{Choice, HostKind, IoKind};
 use drizzle::node::{
-    ClusterConfig, DriverConfig, Exposure, JobOptions, JobReport, JobSetup, LocalWorkers, Observer,
-    Outlet, ProgressReport, StopFlag, WorkerConfig, run_local,
+    ClusterConfig, DriverConfig, Exposure, JobDurability, JobOptions, JobReport, JobSetup,
+    LocalWorkers, Observer, Outlet, ProgressReport, StopFlag, WorkerConfig, run_local,
 };
 use drizzle::scheduler::plan::Prescheduling;
 use drizzle_apps::ysb::flags::JobFlags;
@@ -61,6 +61,7 @@ fn run(passes: u64, batch_bytes: u64, more: &str) -> Run {
         ahead: 32,
         memory: drizzle::node::Memory::EachCore(64 << 20),
         batch_bytes,
+        durability: JobDurability::None,
         host: Choice::Exactly(HostKind::Plain),
         io: Choice::Exactly(IoKind::Epoll),
         polling: Polling::Block,

@@ -139,6 +139,13 @@ impl Links {
         Ok(Links { links: plans.into_iter().map(link).collect::<std::io::Result<_>>()? })
     }
 
+    /// Takes one more over. A connection to an earlier life of the peer is closed.
+    pub fn add(&mut self, plan: LinkPlan) -> std::io::Result<()> {
+        let worker = plan.worker;
+        self.links.insert(worker, Link::new(plan)?);
+        Ok(())
+    }
+
     /// Whether the connection to `worker` belongs here.
     pub fn has(&self, worker: WorkerId) -> bool {
         self.links.contains_key(&worker)

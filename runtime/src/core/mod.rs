@@ -31,6 +31,7 @@ use crate::dataflow::Job;
 use crate::dataflow::stage::{Stage, StageContext};
 use crate::host::{CoreLoop, Meter, Progress, Usage};
 use crate::io::{Completion, Inbox, Io, Waker};
+use crate::storage::Desk;
 use crate::transport::{CoreMail, MeshPlace, Parcel};
 use crate::wire::CoreCosts;
 
@@ -50,6 +51,8 @@ use task_clock::TaskClock;
 pub enum CoreCommand {
     /// An order of the driver.
     Order(Order),
+    /// A peer is connected now.
+    Link(Box<LinkPlan>),
     /// Say what the oldest unfinished task waits for.
     Explain,
     /// Complete what was written, report and end.
@@ -138,6 +141,8 @@ pub struct CoreParts {
     pub options: CoreOptions,
     /// Who reads the blocks that it writes.
     pub readers: Readers,
+    /// Where snapshots are written, if anything outlives the process.
+    pub storage: Option<Desk>,
 }
 
 /// One core at work.
@@ -174,6 +179,7 @@ pub struct Core {
     /// The last step found nothing.
     was_idle: bool,
     phase: Phase,
+    storage: Option<Desk>,
     // Scratch, kept for its capacity.
     actions: Vec<LocalAction>,
     completions: Vec<Completion>,
@@ -255,6 +261,7 @@ impl Core {
             laps: Laps::new(),
             was_idle: false,
             phase: Phase::Running,
+            storage: parts.storage,
             actions: Vec::new(),
             completions: Vec::new(),
             outgoing: Vec::new(),
@@ -268,6 +275,7 @@ impl Core {
             any = true;
             match command {
                 CoreCommand::Order(order) => self.order(order),
+                CoreCommand::Link(plan) => self.link(*plan),
                 CoreCommand::Explain => self.explain(),
                 CoreCommand::Finish => self.finish(),
                 CoreCommand::Abort => self.phase = Phase::Done,
@@ -285,6 +293,14 @@ impl Core {
         self.scheduler.handle(now, LocalEvent::Order(order), &mut self.actions);
         self.laps.lap(Doing::Schedule);
         self.perform();
+    }
+
+    /// Takes a connection over, in place of that to an earlier life.
+    fn link(&mut self, plan: LinkPlan) {
+        let worker = plan.worker;
+        if let Err(error) = self.links.add(plan) {
+            self.peer_lost(worker, &format!("its connection cannot be used: {error}"));
+        }
     }
 
     fn read_mail(&mut self) -> bool {

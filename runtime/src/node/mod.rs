@@ -15,8 +15,10 @@ mod signals;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use drizzle_scheduler::bugs::Bugs;
 use drizzle_scheduler::local::{LocalOptions, RangeReports, Retention};
@@ -43,6 +45,8 @@ pub use crate::core::abort_on_panic_outside_tasks;
 pub use crate::io::SystemCalls;
 pub use crate::wire::{CoreCosts, MemoryPeaks, TimeByKind};
 
+/// Ranges of source tasks wait so long for others, to go to the driver and its journal together.
+const RANGES_WAIT_NS: u64 = 10_000_000;
 /// Nanoseconds between two heartbeats.
 const HEARTBEAT_NS: u64 = 200_000_000;
 /// A node that says nothing for so long is lost.
@@ -97,12 +101,28 @@ pub struct JobOptions {
     pub memory: Memory,
     /// About how many bytes of input a core takes for a batch.
     pub batch_bytes: u64,
+    /// What outlives a process.
+    pub durability: JobDurability,
     /// What runs the cores.
     pub host: Choice<HostKind>,
     /// What does their IO.
     pub io: Choice<IoKind>,
     /// How they wait.
     pub polling: Polling,
+}
+
+/// What of a job outlives a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobDurability {
+    /// Nothing: the job ends with the first worker or driver that is lost.
+    None,
+    /// A journal and checkpoints in this folder, which all nodes reach.
+    Folder {
+        /// Where they lie.
+        path: PathBuf,
+        /// From the end of one checkpoint to the beginning of the next.
+        checkpoint_interval: Duration,
+    },
 }
 
 impl JobOptions {
@@ -112,12 +132,29 @@ impl JobOptions {
             local: LocalOptions {
                 ahead: self.ahead,
                 prescheduling: self.prescheduling,
-                // Nothing is journaled, because nothing is repeated yet.
-                ranges: RangeReports::WithGroups,
-                retention: Retention::WhenFolded,
+                ranges: self.range_reports(),
+                retention: self.retention(&memory),
                 bugs: Bugs::NONE,
             },
             memory,
+        }
+    }
+
+    fn range_reports(&self) -> RangeReports {
+        match self.durability {
+            JobDurability::None => RangeReports::WithGroups,
+            JobDurability::Folder { .. } => RangeReports::Journaled { after_ns: RANGES_WAIT_NS },
+        }
+    }
+
+    /// What a core keeps for others. Sources pause at half of its memory; a checkpoint is to come before.
+    fn retention(&self, memory: &MemoryOptions) -> Retention {
+        let bytes = memory.written.max_bytes as u64;
+        match self.durability {
+            JobDurability::None => Retention::WhenFolded,
+            JobDurability::Folder { .. } => {
+                Retention::UntilDurable { high_mark_bytes: bytes / 4, limit_bytes: bytes / 2 }
+            }
         }
     }
 }

@@ -10,9 +10,9 @@ use drizzle::dataflow::{Combine, Dataflow, DataflowOptions, Job, Owned, Tumbling
 use drizzle::host::{Cpus, Polling};
 use drizzle::io::{self, HostKind, IoKind};
 use drizzle::node::{
-    ClusterConfig, Collect, DriverConfig, Exposure, JobOptions, JobReport, JobSetup, LightThreads,
-    LocalWorkers, Memory, NodeError, Observer, Outlet, ProgressReport, StopFlag, WorkerConfig,
-    run_local,
+    ClusterConfig, Collect, DriverConfig, Exposure, JobDurability, JobOptions, JobReport, JobSetup,
+    LightThreads, LocalWorkers, Memory, NodeError, Observer, Outlet, ProgressReport, StopFlag,
+    WorkerConfig, run_local,
 };
 use drizzle::scheduler::plan::{Pacing, Prescheduling};
 
@@ -120,6 +120,7 @@ impl Case {
             ahead: AHEAD,
             memory: Memory::EachCore(self.memory),
             batch_bytes: 1 << 20,
+            durability: JobDurability::None,
             host: io::Choice::Exactly(HostKind::Plain),
             io: io::Choice::Exactly(IoKind::Epoll),
             polling: Polling::Block,

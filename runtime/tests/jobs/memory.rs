@@ -15,8 +15,9 @@ use drizzle::dataflow::{
 use drizzle::host::{Cpus, Polling};
 use drizzle::io::{self, HostKind, IoKind};
 use drizzle::node::{
-    ClusterConfig, Collect, DriverConfig, Exposure, JobOptions, JobReport, JobSetup, LocalWorkers,
-    Memory, NodeError, Observer, Outlet, ProgressReport, StopFlag, WorkerConfig, run_local,
+    ClusterConfig, Collect, DriverConfig, Exposure, JobDurability, JobOptions, JobReport, JobSetup,
+    LocalWorkers, Memory, NodeError, Observer, Outlet, ProgressReport, StopFlag, WorkerConfig,
+    run_local,
 };
 use drizzle::scheduler::plan::{Pacing, Prescheduling};
 use drizzle::scheduler::{Instant, PartitionId};
@@ -241,6 +242,7 @@ impl Case {
             ahead: 32,
             memory: Memory::EachWorker(self.memory),
             batch_bytes: MIB as u64,
+            durability: JobDurability::None,
             host: io::Choice::Exactly(HostKind::Plain),
             io: io::Choice::Exactly(IoKind::Epoll),
             polling: Polling::Block,

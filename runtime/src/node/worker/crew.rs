@@ -17,6 +17,7 @@ use crate::host::{self, CoreHandle, CoreLoop, CpuShare, Meter, Neighbours};
 use crate::io::{self, Chosen, Io, IoKind, Outbox, Tenant, Waker, inbox};
 use crate::node::memory::WorkerShares;
 use crate::node::{JobSetup, NodeError, STALL_NS, Size};
+use crate::storage::Desk;
 use crate::transport::{Mesh, MeshPlace, permit_descriptors};
 use crate::wire::{Peer, TimeByKind};
 
@@ -94,6 +95,7 @@ impl Crew {
                 status: status.clone(),
                 clock: CoreClock::new(node.offset.clone()),
                 readers,
+                storage: node.storage.clone(),
             };
             crew.statuses.push(status);
             if let Ground::Shared(neighbours, meter) = &node.ground {
@@ -225,6 +227,7 @@ struct CoreSeed {
     status: CoreStatus,
     clock: CoreClock,
     readers: Readers,
+    storage: Option<Desk>,
 }
 
 impl CoreSeed {
@@ -285,6 +288,7 @@ impl CoreSeed {
             clock: self.clock,
             options: self.options,
             readers: self.readers,
+            storage: self.storage,
         });
         core.map_err(|error| format!("cannot use a connection: {error}"))
     }

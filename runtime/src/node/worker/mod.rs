@@ -22,6 +22,7 @@ use crate::host::{Cpus, Meter, Neighbours};
 use crate::io::{self, Completion, Io, IoKind};
 use crate::node::connect::{Exposure, check_exposure};
 use crate::node::{HEARTBEAT_NS, JobFactory, NodeError, SILENCE_NS};
+use crate::storage::Desk;
 use crate::transport::{Connection, Endpoint, Mesh};
 use crate::wire::{ToDriver, ToWorker, WorkerStatus};
 
@@ -96,6 +97,8 @@ pub(crate) struct WorkerNode {
     io: Box<dyn Io>,
     peers: Peers,
     local_ip: IpAddr,
+    /// Where the job's snapshots lie, once the job is known, if anything outlives a process.
+    storage: Option<Desk>,
     clock: DriverClock,
     offset: ClockOffset,
     last_heard_ns: u64,
@@ -259,6 +262,7 @@ impl WorkerNode {
             io,
             peers,
             local_ip,
+            storage: None,
             clock: DriverClock::new(),
             offset: ClockOffset::default(),
             last_heard_ns: monotonic_now(),

@@ -1,0 +1,61 @@
+//! Where what outlives a process lies: the driver's journal, and the snapshots of checkpoints.
+//!
+//! [`Storage`] is what an implementation does, in calls that wait; [`Desk`] is the thread on which they
+//! wait, so that no core and no control loop ever does. There is one implementation yet, a folder
+//! ([`Folder`]); an object store that can create an object only where there is none would be the next.
+
+mod desk;
+mod folder;
+
+use std::fmt;
+
+use drizzle_scheduler::checkpoint::Snapshot;
+use drizzle_scheduler::journal::{JournalEntry, JournalState};
+use drizzle_scheduler::{CoreId, Term};
+
+pub use desk::{Desk, DeskClosed};
+pub use folder::Folder;
+
+/// A journal and snapshots. All calls may wait for a disk.
+pub trait Storage: Send + Sync + fmt::Debug {
+    /// What the journal holds, with the last checkpoint whose manifest and snapshots are all good.
+    fn read_journal(&self) -> Result<JournalRead, StorageError>;
+
+    /// Creates an entry; it is durable when this returns.
+    fn append(&self, entry: &JournalEntry) -> Result<(), AppendError>;
+
+    /// Makes what `core` has frozen of its partitions durable, together: one file for each call.
+    fn write_snapshots(
+        &self,
+        core: CoreId,
+        pieces: &[(Snapshot, Vec<u8>)],
+    ) -> Result<(), StorageError>;
+
+    /// The bytes of these snapshots, in their order.
+    fn load(&self, snapshots: &[Snapshot]) -> Result<Vec<Vec<u8>>, StorageError>;
+}
+
+/// A journal as it was read.
+#[derive(Debug)]
+pub struct JournalRead {
+    /// What it holds.
+    pub state: JournalState,
+    /// What a person should know, a line each: damage, and what is used instead.
+    pub notices: Vec<String>,
+}
+
+/// Storage did not do what it was asked for. One sentence.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StorageError(pub String);
+
+/// Why an entry was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// A driver of that term has opened the journal, or an entry of that place is there.
+    #[error("another driver has taken over{}", .0.map_or_else(String::new, |term| format!(", that of term {}", term.0)))]
+    Deposed(Option<Term>),
+    /// It may be tried again.
+    #[error(transparent)]
+    Unavailable(#[from] StorageError),
+}
