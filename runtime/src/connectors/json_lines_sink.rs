@@ -2,11 +2,11 @@
 
 use std::marker::PhantomData;
 
-use drizzle_scheduler::{BatchId, Instant, PartitionId};
+use drizzle_scheduler::{BatchId, Instant};
 
 use super::part_files::{Output, PartFile};
 use super::{ConnectorError, Fingerprint};
-use crate::dataflow::{Row, Sink, SinkWriter};
+use crate::dataflow::{Row, Sink, SinkContext, SinkWriter};
 
 /// Writes each record as the line that `encode` makes of it.
 pub struct JsonLinesSink<R, F> {
@@ -48,8 +48,8 @@ where
         Fingerprint::new("json lines sink").bytes(path).finish()
     }
 
-    fn open(&self, partition: PartitionId) -> Result<JsonLinesWriter<F>, ConnectorError> {
-        let part = self.output.create_part(partition)?;
+    fn open(&self, context: &SinkContext) -> Result<JsonLinesWriter<F>, ConnectorError> {
+        let part = self.output.create_part(context.partition)?;
         Ok(JsonLinesWriter { part, encode: self.encode.clone() })
     }
 }

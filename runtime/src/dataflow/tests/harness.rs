@@ -21,7 +21,8 @@ use crate::core::CoreClock;
 use crate::dataflow::stage::{Intake, IntakeState, Output, Stage, StageContext, TaskError};
 use crate::dataflow::{
     Aggregate, Choice, Combine, Combining, Dataflow, DataflowOptions, EventTimes, InputCounters,
-    Job, Limit, Owned, Sink, SinkWriter, Source, SourceReader, Stamp, Tumbling, WindowResult,
+    Job, Limit, Owned, Sink, SinkContext, SinkWriter, Source, SourceReader, Stamp, Tumbling,
+    WindowResult,
 };
 
 pub(crate) const SOURCE: StageId = StageId(0);
@@ -182,8 +183,8 @@ impl<T: Clone + Send + 'static> Sink<Owned<T>> for Rows<T> {
     fn fingerprint(&self) -> u64 {
         1
     }
-    fn open(&self, partition: PartitionId) -> Result<Self::Writer, ConnectorError> {
-        Ok(RowWriter { rows: self.clone(), partition })
+    fn open(&self, context: &SinkContext) -> Result<Self::Writer, ConnectorError> {
+        Ok(RowWriter { rows: self.clone(), partition: context.partition })
     }
 }
 
@@ -436,6 +437,7 @@ impl Bench {
         let mut intake = Intake {
             origin: Instant(0),
             inputs,
+            folded: None,
             ranges: Vec::new(),
             intake: batch.intake,
             batch_bytes: self.batch_bytes,
@@ -443,6 +445,7 @@ impl Bench {
         let mut output = Output {
             clock: &CoreClock::default(),
             placement: &self.placement,
+            epoch: self.placement.epoch,
             store: &mut own.store,
             outgoing: &mut self.blocks,
         };
