@@ -9,6 +9,7 @@ mod part_files;
 mod replay;
 #[cfg(test)]
 mod tests;
+mod upsert_log;
 
 use std::path::PathBuf;
 
@@ -19,6 +20,7 @@ pub use lines::{JsonLines, JsonLinesReader, LineReader, Lines};
 pub use mapped_file::{MappedFile, MappedFileReader};
 pub use part_files::{Output, PartFile};
 pub use replay::{Replay, ReplayedRecords, TimedRecord};
+pub use upsert_log::{UpsertLog, UpsertSink, UpsertWriter, Upserted};
 
 /// What can go wrong between a job and the outside world.
 #[derive(Debug, thiserror::Error)]

@@ -53,7 +53,12 @@ pub(super) enum Answer {
     /// Snapshots are durable, or could not be written.
     Written { snapshots: Vec<Snapshot>, result: Result<(), StorageError> },
     /// The pieces of a partition.
-    Loaded { place: Place, batch: BatchId, why: Why, pieces: Result<Vec<Vec<u8>>, StorageError> },
+    Loaded {
+        place: Place,
+        batch: BatchId,
+        why: Why,
+        pieces: Result<Vec<(BatchId, Vec<u8>)>, StorageError>,
+    },
     /// A state that needed nothing from storage.
     Ready { place: Place, request: u64 },
     /// There was nothing to load ahead.
@@ -113,6 +118,8 @@ impl Keeping {
                 }
                 pieces = storage.load(&snapshots);
             }
+            let batches = snapshots.iter().map(|snapshot| snapshot.batch);
+            let pieces = pieces.map(|pieces| batches.zip(pieces).collect());
             let _ = give.send(Answer::Loaded { place, batch, why, pieces });
             waker.wake();
         });

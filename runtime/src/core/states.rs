@@ -13,6 +13,8 @@ use super::{Core, boundary};
 use crate::clock::monotonic_now;
 use crate::dataflow::stage::Stage;
 use crate::dataflow::state::{Extent, Slot};
+use crate::dataflow::{Beginning, Origin, Piece};
+use crate::storage::StorageError;
 use crate::transport::{Parcel, StateParcel};
 
 impl Core {
@@ -155,8 +157,10 @@ impl Core {
                 None if is_stateless => {}
                 None => self.at(place)?.clear(partition, Slot::Live),
             }
-            let thawed = self.at(place)?.thaw(partition, Slot::Live, batch, piece);
+            let piece = Piece { batch, origin: Origin::Move, bytes: piece };
+            let thawed = self.at(place)?.thaw(partition, Slot::Live, &piece);
             thawed.map_err(|error| self.of_state(place, &error.to_string()))?;
+            self.begin(place, batch)?;
         }
         let event = LocalEvent::StateArrived { from, stage, partition, batch };
         self.scheduler.handle(self.clock.at(now_ns), event, &mut self.actions);
@@ -196,12 +200,12 @@ impl Core {
             }
             Answer::Loaded { place, batch, why: Why::Restore { request }, pieces } => {
                 if self.kept().loading.get(&place) == Some(&(request, batch)) {
-                    self.thaw(place, Slot::Live, batch, pieces)?;
+                    self.thaw(place, Slot::Live, pieces)?;
                     self.restored(place)?;
                 }
             }
             Answer::Loaded { place, batch, why: Why::Ahead, pieces } => {
-                self.thaw(place, Slot::Ahead, batch, pieces)?;
+                self.thaw(place, Slot::Ahead, pieces)?;
                 self.kept().ahead.insert(place, batch);
                 self.tell(LocalEvent::Preloaded { stage: place.0, partition: place.1 });
             }
@@ -217,14 +221,14 @@ impl Core {
         &mut self,
         place: Place,
         slot: Slot,
-        batch: BatchId,
-        pieces: Result<Vec<Vec<u8>>, crate::storage::StorageError>,
+        pieces: Result<Vec<(BatchId, Vec<u8>)>, StorageError>,
     ) -> Result<(), String> {
         let pieces = pieces.map_err(|error| self.of_state(place, &error.to_string()))?;
         let stage = self.at(place)?;
         stage.clear(place.1, slot);
-        let mut pieces = pieces.iter();
-        let thawed = pieces.try_for_each(|piece| stage.thaw(place.1, slot, batch, piece));
+        let origin = Origin::Checkpoint;
+        let mut pieces = pieces.iter().map(|(batch, bytes)| Piece { batch: *batch, origin, bytes });
+        let thawed = pieces.try_for_each(|piece| stage.thaw(place.1, slot, &piece));
         thawed.map_err(|error| self.of_state(place, &error.to_string()))
     }
 
@@ -237,13 +241,16 @@ impl Core {
     fn restored(&mut self, place: Place) -> Result<(), String> {
         let Some((_, after)) = self.kept().loading.remove(&place) else { return Ok(()) };
         let (stage, partition) = place;
-        let durable = self.scheduler.history().durable();
-        let running = self.at(place)?;
-        // What it had staged in the checkpoint may not have been made visible by its owner before.
-        let begun = running.begin_after(partition, after).and_then(|()| running.durable(durable));
-        begun.map_err(|error| self.of_state(place, &error.to_string()))?;
+        self.begin(place, after)?;
         self.tell(LocalEvent::Restored { stage, partition, after });
         Ok(())
+    }
+
+    /// The sink of a partition that starts here is told so.
+    fn begin(&mut self, place: Place, after: BatchId) -> Result<(), String> {
+        let beginning = Beginning { epoch: self.scheduler.epoch(), after };
+        let begun = self.at(place)?.begin_at(place.1, beginning);
+        begun.map_err(|error| self.of_state(place, &error.to_string()))
     }
 
     fn tell(&mut self, event: LocalEvent<'_>) {

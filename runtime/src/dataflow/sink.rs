@@ -6,19 +6,20 @@
 //!
 //! * **Transactional.** Records are *staged* by [`write`](SinkWriter::write), go into the snapshot by
 //!   [`freeze`](SinkWriter::freeze), and become visible by [`durable`](SinkWriter::durable), in one step, under a name
-//!   that says which batches they are of. Whoever takes the partition over is handed what was staged by
-//!   [`thaw`](SinkWriter::thaw) and makes it visible, for the owner before may have died first: the same
-//!   name holds the same records.
-//! * **Upsert.** Records are written at once, each with its key, its batch and the writer's life
-//!   ([`SinkContext::incarnation`]); the store keeps the last of a key, and refuses writers that were lost. Whoever
-//!   restarts a partition announces it ([`SinkWriter::begin_after`]).
+//!   that says which batches they are of. Whoever starts the partition again is handed what the checkpoint
+//!   holds by [`thaw`](SinkWriter::thaw) and makes it visible, for the owner before may have died first: the
+//!   same name holds the same records.
+//! * **Upsert.** Records are written at once, each with its key and its batch; the store keeps the last of a
+//!   key. Whoever starts a partition announces it ([`SinkWriter::begin`]) with an epoch, larger
+//!   than those of all owners before: from then on the store refuses what these write for later
+//!   batches.
 //! * **Append with batch id.** What cannot be taken back is written by [`recorded`](SinkWriter::recorded), when the input of its
 //!   batch is fixed for ever, with the number of the batch, so that a reader drops repetitions.
 
-use drizzle_scheduler::{BatchId, Incarnation, Instant, PartitionId};
+use drizzle_scheduler::{BatchId, Epoch, Incarnation, Instant, PartitionId};
 
 use crate::connectors::ConnectorError;
-use crate::dataflow::{Row, StateError};
+use crate::dataflow::{Piece, Row, StateError};
 
 /// An output that several cores write, each its own partitions.
 pub trait Sink<R: Row>: Clone + Send + Sync + 'static {
@@ -41,6 +42,15 @@ pub struct SinkContext {
     pub incarnation: Incarnation,
 }
 
+/// A partition starts with the batch after `after`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Beginning {
+    /// The version of the placements. None of its owners before has begun with a larger one.
+    pub epoch: Epoch,
+    /// The last batch of which what was written counts, whoever wrote it.
+    pub after: BatchId,
+}
+
 /// A sink as one partition writes it.
 pub trait SinkWriter<R: Row>: Send + 'static {
     /// Takes one record of `batch`, handed over at `now` in the driver's time.
@@ -57,19 +67,19 @@ pub trait SinkWriter<R: Row>: Send + 'static {
     /// The job ends well: makes everything written complete.
     fn close(&mut self) -> Result<(), ConnectorError>;
 
-    /// The partition starts here with the batch after `batch`: what others, or this one, have written
-    /// for later ones is void.
-    fn begin_after(&mut self, _batch: BatchId) -> Result<(), ConnectorError> {
+    /// The partition starts here: what others, or this one, have written for later batches is void.
+    fn begin(&mut self, _beginning: Beginning) -> Result<(), ConnectorError> {
         Ok(())
     }
 
     /// Appends what is staged of the batches after `since` to a snapshot, all of it where there is none.
     fn freeze(&mut self, _since: Option<BatchId>, _out: &mut Vec<u8>) {}
 
-    /// Takes what another had staged when it froze, at the end of `batch`. Called before
-    /// [`durable`](Self::durable) says of any of it that it may be seen.
-    fn thaw(&mut self, _batch: BatchId, staged: &[u8]) -> Result<(), StateError> {
-        match staged.is_empty() {
+    /// Takes what another had staged when it froze, at the end of the piece's batch. What is of a
+    /// checkpoint is to be made visible now, as its owner before would have; what moved here with the
+    /// partition is staged here from now on.
+    fn thaw(&mut self, piece: &Piece<'_>) -> Result<(), StateError> {
+        match piece.bytes.is_empty() {
             true => Ok(()),
             false => Err(StateError::Content("a sink that stages nothing finds something staged")),
         }

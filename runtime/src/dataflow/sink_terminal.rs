@@ -8,10 +8,10 @@ use drizzle_scheduler::message::TakenRange;
 use drizzle_scheduler::{BatchId, Incarnation, PartitionId, Watermark};
 
 use crate::connectors::ConnectorError;
-use crate::dataflow::sink::SinkContext;
+use crate::dataflow::sink::{Beginning, SinkContext};
 use crate::dataflow::stage::{OpenTerminal, Output, StageContext, TaskError, Terminal};
 use crate::dataflow::state::{Extent, Keeps, Slot, StateError};
-use crate::dataflow::{Row, Sink, SinkWriter, Stamp};
+use crate::dataflow::{Piece, Row, Sink, SinkWriter, Stamp};
 
 /// A sink and the name of its operator.
 #[derive(Clone, Debug)]
@@ -96,19 +96,13 @@ impl<R: Row, S: Sink<R>> Keeps for RunningSink<R, S> {
         &mut self,
         partition: PartitionId,
         slot: Slot,
-        batch: BatchId,
-        piece: &[u8],
+        piece: &Piece<'_>,
     ) -> Result<(), StateError> {
-        let mut writer = match self.take(partition, slot) {
-            Some(writer) => writer,
-            None => {
-                let incarnation = self.incarnation;
-                self.sink.open(&SinkContext { partition, incarnation })?
-            }
-        };
-        let thawed = writer.thaw(batch, piece);
-        self.put(partition, slot, writer);
-        thawed
+        // What is loaded ahead of a move is of a checkpoint whose owner is there to make it visible.
+        match slot {
+            Slot::Live => self.writer(partition)?.thaw(piece),
+            Slot::Copy | Slot::Ahead => Ok(()),
+        }
     }
 
     fn clear(&mut self, partition: PartitionId, slot: Slot) {
@@ -177,12 +171,12 @@ impl<R: Row, S: Sink<R>> Terminal<R> for RunningSink<R, S> {
         self.writers.values_mut().try_for_each(SinkWriter::close)
     }
 
-    fn begin_after(
+    fn begin_at(
         &mut self,
         partition: PartitionId,
-        batch: BatchId,
+        beginning: Beginning,
     ) -> Result<(), ConnectorError> {
-        self.writer(partition)?.begin_after(batch)
+        self.writer(partition)?.begin(beginning)
     }
 
     fn durable(&mut self, through: BatchId) -> Result<(), ConnectorError> {

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use drizzle_scheduler::checkpoint::SourcePosition;
 use drizzle_scheduler::local::{self, Run};
 use drizzle_scheduler::message::{Purpose, SourceRange, TakenRange};
-use drizzle_scheduler::{BatchId, PartitionId, Watermark};
+use drizzle_scheduler::{PartitionId, Watermark};
 
 use crate::connectors::ConnectorError;
 use crate::dataflow::stage::{Head, Intake, IntakeState, RunningHead, StageContext, TaskError};
 use crate::dataflow::state::{Extent, Keeps, PieceReader, Slot, StateError};
-use crate::dataflow::{EventTimes, InputCounters, Limit, Row, Source, SourceReader, Stamp};
+use crate::dataflow::{EventTimes, InputCounters, Limit, Piece, Row, Source, SourceReader, Stamp};
 
 /// A source and the name of its operator.
 #[derive(Clone, Debug)]
@@ -158,13 +158,12 @@ impl<D: SourceReader> Keeps for RunningSource<D> {
         &mut self,
         partition: PartitionId,
         slot: Slot,
-        _batch: BatchId,
-        piece: &[u8],
+        piece: &Piece<'_>,
     ) -> Result<(), StateError> {
-        if piece.len() != PIECE_LEN {
+        if piece.bytes.len() != PIECE_LEN {
             return Err(StateError::Content("the position of a source has another length"));
         }
-        let mut reader = PieceReader(piece);
+        let mut reader = PieceReader(piece.bytes);
         let (offset, watermark) = (reader.u64()?, Watermark(reader.u64()?));
         let state = self.behind(offset, watermark, reader.0 != [0]);
         self.set(partition, slot, state);

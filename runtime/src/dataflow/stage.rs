@@ -16,7 +16,7 @@ use drizzle_shuffle::{Block, BlockStore, StoreFull};
 use crate::connectors::ConnectorError;
 use crate::core::CoreClock;
 use crate::dataflow::state::{self, Extent, Keeps, Slot, StateError};
-use crate::dataflow::{Row, Stamp, Transform};
+use crate::dataflow::{Beginning, Piece, Row, Stamp, Transform};
 
 /// Why a task could not be completed.
 #[derive(Debug, thiserror::Error)]
@@ -108,13 +108,12 @@ pub(crate) trait Stage {
 
     /// A piece of what it keeps of a partition.
     fn freeze(&mut self, partition: PartitionId, slot: Slot, extent: Extent) -> Vec<u8>;
-    /// Applies a piece, as of the end of `batch`.
+    /// Applies a piece.
     fn thaw(
         &mut self,
         partition: PartitionId,
         slot: Slot,
-        batch: BatchId,
-        piece: &[u8],
+        piece: &Piece<'_>,
     ) -> Result<(), StateError>;
     /// Forgets what it keeps of a partition in that slot.
     fn clear(&mut self, partition: PartitionId, slot: Slot);
@@ -122,9 +121,12 @@ pub(crate) trait Stage {
     fn shift(&mut self, partition: PartitionId, from: Slot, to: Slot);
     /// A source partition goes on there.
     fn go_on(&mut self, position: &SourcePosition);
-    /// A partition starts here with the batch after `batch`: what was written for later ones is void.
-    fn begin_after(&mut self, partition: PartitionId, batch: BatchId)
-    -> Result<(), ConnectorError>;
+    /// A partition starts here: what was written for later batches is void.
+    fn begin_at(
+        &mut self,
+        partition: PartitionId,
+        beginning: Beginning,
+    ) -> Result<(), ConnectorError>;
     /// A checkpoint of `through` is durable: sinks may make visible what they staged up to it.
     fn durable(&mut self, through: BatchId) -> Result<(), ConnectorError>;
     /// The ranges of all batches up to `through` are recorded: sinks that cannot take anything back may
@@ -199,11 +201,11 @@ pub trait Terminal<R: Row>: Keeps + 'static {
     fn counters(&self, report: &mut dyn FnMut(&str, &str, u64));
     /// The job ends well.
     fn close(&mut self) -> Result<(), ConnectorError>;
-    /// A partition starts here with the batch after `batch`: what was written for later ones is void.
-    fn begin_after(
+    /// A partition starts here: what was written for later batches is void.
+    fn begin_at(
         &mut self,
         _partition: PartitionId,
-        _batch: BatchId,
+        _beginning: Beginning,
     ) -> Result<(), ConnectorError> {
         Ok(())
     }
@@ -311,12 +313,11 @@ where
         &mut self,
         partition: PartitionId,
         slot: Slot,
-        batch: BatchId,
-        piece: &[u8],
+        piece: &Piece<'_>,
     ) -> Result<(), StateError> {
         let (head, terminal) = state::split(piece)?;
-        self.head.thaw(partition, slot, batch, head)?;
-        self.terminal.thaw(partition, slot, batch, terminal)
+        self.head.thaw(partition, slot, &head)?;
+        self.terminal.thaw(partition, slot, &terminal)
     }
 
     fn clear(&mut self, partition: PartitionId, slot: Slot) {
@@ -333,12 +334,12 @@ where
         self.head.go_on(position);
     }
 
-    fn begin_after(
+    fn begin_at(
         &mut self,
         partition: PartitionId,
-        batch: BatchId,
+        beginning: Beginning,
     ) -> Result<(), ConnectorError> {
-        self.terminal.begin_after(partition, batch)
+        self.terminal.begin_at(partition, beginning)
     }
 
     fn durable(&mut self, through: BatchId) -> Result<(), ConnectorError> {

@@ -53,6 +53,26 @@ impl Extent {
     }
 }
 
+/// Bytes of a state, or of the part of it that head or terminal keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    /// The last batch that it includes.
+    pub batch: BatchId,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// The bytes.
+    pub bytes: &'a [u8],
+}
+
+/// Where a piece comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A durable checkpoint.
+    Checkpoint,
+    /// The owner before, who is there and has moved it here.
+    Move,
+}
+
 /// Why bytes are no state.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -77,15 +97,14 @@ pub trait Keeps {
     ) {
     }
 
-    /// Applies a piece, as of the end of `batch`, to the state in that slot.
+    /// Applies a piece to the state in that slot.
     fn thaw(
         &mut self,
         _partition: PartitionId,
         _slot: Slot,
-        _batch: BatchId,
-        piece: &[u8],
+        piece: &Piece<'_>,
     ) -> Result<(), StateError> {
-        match piece.is_empty() {
+        match piece.bytes.is_empty() {
             true => Ok(()),
             false => Err(StateError::Content("it has more than there should be")),
         }
@@ -114,14 +133,14 @@ pub(super) fn join(
 }
 
 /// The two parts of a piece.
-pub(super) fn split(piece: &[u8]) -> Result<(&[u8], &[u8]), StateError> {
-    let mut reader = PieceReader(piece);
+pub(super) fn split<'a>(piece: &Piece<'a>) -> Result<(Piece<'a>, Piece<'a>), StateError> {
+    let mut reader = PieceReader(piece.bytes);
     if reader.array::<1>()? != [PIECE_VERSION] {
         return Err(StateError::Content("it is of another version of the program"));
     }
     let head_len = reader.u64()?;
     let head = reader.take(usize::try_from(head_len).map_err(|_| SHORT)?)?;
-    Ok((head, reader.0))
+    Ok((Piece { bytes: head, ..*piece }, Piece { bytes: reader.0, ..*piece }))
 }
 
 const SHORT: StateError = StateError::Content("it is too short");

@@ -18,7 +18,7 @@ use crate::dataflow::stage::{Head, Intake, RunningHead, StageContext, TaskError}
 use crate::dataflow::state::{Extent, Keeps, Slot, StateError};
 use crate::dataflow::window::{Tumbling, WindowResult};
 use crate::dataflow::window_state::{OpenWindows, SpareTables};
-use crate::dataflow::{Owned, Row, Stamp};
+use crate::dataflow::{Owned, Piece, Row, Stamp};
 
 /// A keyed window and its aggregate, over records of type `R`.
 pub struct WindowHead<R, K, A> {
@@ -192,11 +192,10 @@ where
         &mut self,
         partition: PartitionId,
         slot: Slot,
-        batch: BatchId,
-        piece: &[u8],
+        piece: &Piece<'_>,
     ) -> Result<(), StateError> {
         let mut windows = self.take(partition, slot);
-        let thawed = windows.thaw(&mut self.spare, batch, piece);
+        let thawed = windows.thaw(&mut self.spare, piece);
         *self.slot(partition, slot) = windows;
         self.weigh(partition);
         thawed

@@ -15,7 +15,7 @@ use drizzle_shuffle::{
     record_size,
 };
 
-use super::state::{Extent, PieceReader, StateError};
+use super::state::{Extent, Piece, PieceReader, StateError};
 
 /// Entries that share a mark.
 const CHUNK: usize = 64;
@@ -121,14 +121,13 @@ impl<K: Record + PartitionKey, A: Record> OpenWindows<K, A> {
         }
     }
 
-    /// Applies a piece, as of the end of `batch`.
+    /// Applies a piece.
     pub(super) fn thaw(
         &mut self,
         spare: &mut SpareTables<K, A>,
-        batch: BatchId,
-        piece: &[u8],
+        piece: &Piece<'_>,
     ) -> Result<(), StateError> {
-        let mut reader = PieceReader(piece);
+        let mut reader = PieceReader(piece.bytes);
         let count = reader.u32()?;
         let mut open = Vec::new();
         for _ in 0..count {
@@ -154,7 +153,7 @@ impl<K: Record + PartitionKey, A: Record> OpenWindows<K, A> {
             }
             let PartialEntry { key, window_start, accumulator } = entry;
             let hash = key.partition_hash();
-            self.fold(spare, batch, (key, hash), window_start, accumulator, |gathered| {
+            self.fold(spare, piece.batch, (key, hash), window_start, accumulator, |gathered| {
                 *gathered = accumulator;
             });
         }

@@ -305,11 +305,14 @@ fn data_frames_have_these_bytes() {
         offset: 4,
         bytes: vec![10, 11, 12],
     };
-    data(DataHead::State { to_core: 3, part }, &expect![[r#"
+    data(
+        DataHead::State { to_core: 3, part },
+        &expect![[r#"
         44525a4c 0600 0300 31000000 00000000 6804e2a6 00000000
         88030005 00060000 00040000 00000000 00010300 00000000 00000700 00000000
         00000400 00000000 00000300 00000a0b 0c
-    "#]]);
+    "#]],
+    );
     let notice = BlockNotice {
         epoch: Epoch(1),
         incarnation,
