@@ -1,44 +1,93 @@
-//! A folder as storage.
+//! A folder as storage. Several processes use it at the same time, and there is no lock on it.
+//!
+//! | path | holds |
+//! |---|---|
+//! | `terms/<term>` | who began that term; never deleted |
+//! | `journal/<sequence>.entry` | an entry of the journal (`wire::journal`), created by its number |
+//! | `journal/<sequence>.<kind>` | the same file once more, under a name that says what it is |
+//! | `snapshots/<batch>-<incarnation>-<worker>.<core>-<n>.snap` | what a core has frozen at a batch |
+//! | `*/*.tmp` | a file in the making, or what a dead process left of one |
+//!
+//! Sequences, terms and batches have 20 digits. Everything that is created is written and made durable
+//! under a temporary name, and then linked to its own; nothing is overwritten. Files that are none
+//! of these are left alone.
+
+mod journal;
+mod names;
+mod reading;
+mod shelf;
+mod snapshot_file;
+mod snapshots;
+mod terms;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 
-use drizzle_scheduler::CoreId;
 use drizzle_scheduler::checkpoint::Snapshot;
 use drizzle_scheduler::journal::JournalEntry;
+use drizzle_scheduler::{CoreId, Term};
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::{AppendError, JournalRead, Storage, StorageError};
+use journal::Journal;
+use snapshots::Snapshots;
 
 /// Journal and snapshots as files.
 #[derive(Debug)]
 pub struct Folder {
-    path: PathBuf,
+    journal: Journal,
+    snapshots: Snapshots,
 }
 
 impl Folder {
     /// Opens the folder, and creates it where there is none.
     pub fn open(path: impl Into<PathBuf>) -> Result<Folder, StorageError> {
-        Ok(Folder { path: path.into() })
+        let path = path.into();
+        let word = word()?;
+        Ok(Folder {
+            journal: Journal::open(path.join("journal"), path.join("terms"), &word)?,
+            snapshots: Snapshots::open(path.join("snapshots"), &word)?,
+        })
     }
 }
 
+/// A word that nobody else has.
+fn word() -> Result<String, StorageError> {
+    let mut bytes = [0; 16];
+    let filled = getrandom(&mut bytes, GetRandomFlags::empty());
+    if filled != Ok(bytes.len()) {
+        return Err(StorageError("the system has no random numbers".to_owned()));
+    }
+    Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
+}
+
 impl Storage for Folder {
-    fn read_journal(&self) -> Result<JournalRead, StorageError> {
-        Err(StorageError(format!("{} cannot be read yet", self.path.display())))
+    fn last_term(&self) -> Result<Term, StorageError> {
+        self.journal.last_term()
     }
 
-    fn append(&self, _entry: &JournalEntry) -> Result<(), AppendError> {
-        Err(StorageError(format!("{} cannot be written yet", self.path.display())).into())
+    fn take_term(&self) -> Result<Term, StorageError> {
+        self.journal.take_term()
+    }
+
+    fn read_journal(&self) -> Result<JournalRead, StorageError> {
+        self.journal.read(&self.snapshots)
+    }
+
+    fn append(&self, entry: &JournalEntry) -> Result<(), AppendError> {
+        self.journal.append(entry, &self.snapshots)
     }
 
     fn write_snapshots(
         &self,
-        _core: CoreId,
-        _pieces: &[(Snapshot, Vec<u8>)],
+        core: CoreId,
+        pieces: &[(Snapshot, Vec<u8>)],
     ) -> Result<(), StorageError> {
-        Err(StorageError(format!("{} cannot be written yet", self.path.display())))
+        self.snapshots.write(core, pieces)
     }
 
-    fn load(&self, _snapshots: &[Snapshot]) -> Result<Vec<Vec<u8>>, StorageError> {
-        Err(StorageError(format!("{} cannot be read yet", self.path.display())))
+    fn load(&self, snapshots: &[Snapshot]) -> Result<Vec<Vec<u8>>, StorageError> {
+        self.snapshots.load(snapshots)
     }
 }

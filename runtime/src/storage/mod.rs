@@ -18,6 +18,13 @@ pub use folder::Folder;
 
 /// A journal and snapshots. All calls may wait for a disk.
 pub trait Storage: Send + Sync + fmt::Debug {
+    /// The largest term that any driver ever had here; 0 where none has begun, so that the job is new.
+    fn last_term(&self) -> Result<Term, StorageError>;
+
+    /// A term for a driver that begins, larger than all before it and nobody else's. Drivers of lower
+    /// terms append nothing from now on.
+    fn take_term(&self) -> Result<Term, StorageError>;
+
     /// What the journal holds, with the last checkpoint whose manifest and snapshots are all good.
     fn read_journal(&self) -> Result<JournalRead, StorageError>;
 

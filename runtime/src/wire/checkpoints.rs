@@ -10,7 +10,7 @@ use super::ids::{
 };
 
 /// The least bytes of a snapshot, and those of a source's position.
-const SNAPSHOT_LEN: usize = PARTITION_LEN + 8 + 1 + 8;
+pub(crate) const SNAPSHOT_LEN: usize = PARTITION_LEN + 8 + 1 + 8;
 const POSITION_LEN: usize = PARTITION_LEN + 8 + 8 + 8 + 1;
 
 pub(super) fn write_manifest(writer: &mut Writer<'_>, manifest: &Manifest) {
@@ -40,7 +40,8 @@ pub(super) fn read_snapshots(reader: &mut Reader<'_>) -> Result<Vec<Snapshot>, D
     reader.list("a list of snapshots", MAX_LISTED, SNAPSHOT_LEN, read_snapshot)
 }
 
-fn write_snapshot(writer: &mut Writer<'_>, snapshot: &Snapshot) {
+/// All fields of a snapshot, which are its name in storage.
+pub(crate) fn write_snapshot(writer: &mut Writer<'_>, snapshot: &Snapshot) {
     let Snapshot { stage, partition, batch, since, incarnation } = snapshot;
     write_partition(writer, *stage, *partition);
     writer.u64(batch.0);
@@ -48,7 +49,8 @@ fn write_snapshot(writer: &mut Writer<'_>, snapshot: &Snapshot) {
     writer.u64(incarnation.0);
 }
 
-fn read_snapshot(reader: &mut Reader<'_>) -> Result<Snapshot, DecodeError> {
+/// The snapshot that [`write_snapshot`] wrote.
+pub(crate) fn read_snapshot(reader: &mut Reader<'_>) -> Result<Snapshot, DecodeError> {
     let (stage, partition) = read_partition(reader)?;
     let batch = read_batch(reader, "a snapshot's batch")?;
     let since = reader.option("whether a snapshot holds changes", |reader| {
