@@ -101,8 +101,9 @@ impl Collected {
 
     /// All rows, in order.
     pub fn rows(&self) -> Vec<TimedRow> {
-        let rows = self.0.iter().map(|(&(window_start, campaign), &(count, at))| {
-            TimedRow { row: ResultRow { window_start, campaign, count }, at }
+        let rows = self.0.iter().map(|(&(window_start, campaign), &(count, at))| TimedRow {
+            row: ResultRow { window_start, campaign, count },
+            at,
         });
         rows.collect()
     }

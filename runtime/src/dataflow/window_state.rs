@@ -4,8 +4,8 @@
 //! changed one last, so that a snapshot holds little more than what changed, and marking costs a
 //! record next to nothing.
 //!
-//! A piece: the number of open windows (u32) and their starts (u64 each), the size of an entry (u32), and
-//! the entries, archived, one behind the other. A window that a later piece does not name was closed.
+//! A piece: the number of open windows (u32) and their starts (u64 each), the size of an entry (u32),
+//! how many there are (u64), and the entries, archived, one behind the other. A window that a later piece does not name was closed.
 
 use std::collections::BTreeMap;
 
@@ -109,7 +109,10 @@ impl<K: Record + PartitionKey, A: Record> OpenWindows<K, A> {
     pub(super) fn freeze(&self, extent: Extent, out: &mut Vec<u8>) {
         out.extend_from_slice(&(self.windows.len() as u32).to_le_bytes());
         self.windows.keys().for_each(|start| out.extend_from_slice(&start.to_le_bytes()));
-        out.extend_from_slice(&(record_size::<PartialEntry<K, A>>() as u32).to_le_bytes());
+        let size = record_size::<PartialEntry<K, A>>();
+        out.extend_from_slice(&(size as u32).to_le_bytes());
+        let count_at = out.len();
+        out.extend_from_slice(&[0; 8]);
         for table in self.windows.values() {
             for (chunk, &changed) in table.changed.iter().enumerate() {
                 if extent.includes(changed) {
@@ -119,6 +122,8 @@ impl<K: Record + PartitionKey, A: Record> OpenWindows<K, A> {
                 }
             }
         }
+        let count = (out.len() - count_at - 8) / size;
+        out[count_at..count_at + 8].copy_from_slice(&(count as u64).to_le_bytes());
     }
 
     /// Applies a piece.
@@ -141,9 +146,10 @@ impl<K: Record + PartitionKey, A: Record> OpenWindows<K, A> {
         if reader.u32()? as usize != size {
             return Err(StateError::Content("its entries have another size"));
         }
+        let count = reader.u64()?;
         let entries = reader.0.chunks_exact(size);
-        if !entries.remainder().is_empty() {
-            return Err(StateError::Content("its last entry is not whole"));
+        if !entries.remainder().is_empty() || entries.len() as u64 != count {
+            return Err(StateError::Content("entries are missing"));
         }
         for bytes in entries {
             let entry: PartialEntry<K, A> = read_record(bytes)
