@@ -123,7 +123,14 @@ pub(crate) fn measure(flags: &Flags) -> Result<()> {
     let mut rows = Vec::new();
     println!(
         "{:<16}{:>6}{:>13}{:>11}{:>14}{:>10}{:>9}{:>10}{:>10}   goal",
-        "scenario", "group", "max window", "worst", "normal after", "detect", "fence", "recover",
+        "scenario",
+        "group",
+        "max window",
+        "worst",
+        "normal after",
+        "detect",
+        "fence",
+        "recover",
         "catch up"
     );
     let wanted = |scenario: &Scenario| flags.only.is_empty() || flags.only.contains(scenario);

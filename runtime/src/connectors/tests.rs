@@ -1,5 +1,7 @@
 //! Connectors over real files in a folder of the test's own.
 
+mod surviving;
+
 use std::fs;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
