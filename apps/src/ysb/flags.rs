@@ -98,6 +98,9 @@ pub struct JobFlags {
     /// Read events from this file of JSON lines instead of generating them.
     #[arg(long, value_name = "FILE.jsonl", requires = "ads", requires = "out")]
     pub(super) events: Option<PathBuf>,
+    /// Read --events for ever, as it grows: until Ctrl-C.
+    #[arg(long, requires = "events")]
+    pub(super) follow: bool,
     /// Hold so many bytes of events in memory, over 10 windows, and read them again and again, each time
     /// 10 windows later; --rate and --duration mean nothing then.
     #[arg(long, value_name = "SIZE", conflicts_with_all = ["events", "rate", "duration"])]

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use drizzle::connectors::{JsonLines, JsonLinesSink, Lines, MappedFile, Replay, UpsertSink};
+use drizzle::connectors::{
+    GrowingFile, JsonLines, JsonLinesSink, Lines, MappedFile, Replay, UpsertSink,
+};
 use drizzle::dataflow::{
     Dataflow, DataflowOptions, Head, Job, Lookup, Owned, Sink, Stream, Transform, Tumbling,
     WindowResult,
@@ -47,7 +49,10 @@ pub fn job(flags: &JobFlags, outlet: &Outlet, memory: &Memory) -> Result<Job> {
             let encode = encode_json(table.clone());
             let sink = JsonLinesSink::<Counts, _>::new(output, encode);
             let sink = if flags.data.is_some() { sink.transactional() } else { sink };
-            from_lines(flags, table, MappedFile::open(events)?, sink)
+            match flags.follow {
+                true => from_lines(flags, table, GrowingFile::open(events)?, sink),
+                false => from_lines(flags, table, MappedFile::open(events)?, sink),
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod fingerprint;
 mod generator;
+mod growing_file;
 mod json_lines_sink;
 mod lines;
 mod mapped_file;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 
 pub use fingerprint::Fingerprint;
 pub use generator::{EventText, Generated, GeneratedReader, Rate, Schedule};
+pub use growing_file::{GrowingFile, GrowingFileReader};
 pub use json_lines_sink::{JsonLinesSink, JsonLinesWriter};
 pub use lines::{JsonLines, JsonLinesReader, LineReader, Lines};
 pub use mapped_file::{MappedFile, MappedFileReader};

@@ -3,7 +3,7 @@
 use drizzle_scheduler::Epoch;
 
 use super::*;
-use crate::connectors::{UpsertLog, UpsertSink, UpsertWriter};
+use crate::connectors::{GrowingFile, LineReader, Lines, UpsertLog, UpsertSink, UpsertWriter};
 use crate::dataflow::{Beginning, Origin, Piece};
 
 type Encode = fn(&(u64, u64), &mut Vec<u8>, &mut Vec<u8>);
@@ -175,4 +175,38 @@ fn staged_lines_go_along_with_a_partition_that_moves() {
     after.durable(BatchId(3)).unwrap();
     let name = format!("part-00003-{:020}.jsonl", 3);
     assert_eq!(shown(&folder), [(name, "1\n2\n3\n".to_owned())]);
+}
+
+// A file that grows.
+
+#[test]
+fn a_growing_file_is_taken_line_by_line_and_read_again_the_same() {
+    use std::io::Write;
+    let folder = Folder::new("growing");
+    let path = folder.file("log", "a\nbb\nc");
+    let lines = GrowingFile::open(&path).unwrap();
+    let mut reader = Lines::open(&lines).unwrap();
+    let partition = PartitionId(0);
+    let mut take = |from: u64| {
+        let limit = Limit { cut: Instant(0), bytes: 1 << 20 };
+        reader.choose(partition, from, &limit).to
+    };
+    assert_eq!(take(0), 5);
+    assert_eq!(take(5), 5);
+    let mut file = fs::File::options().append(true).open(&path).unwrap();
+    file.write_all(b"c\ndd\n").unwrap();
+    assert_eq!(take(5), 11);
+    let mut read = |range: std::ops::Range<u64>| {
+        let mut text = Vec::new();
+        let each = |chunk: Chunk<'_>| text.extend_from_slice(chunk.lines());
+        reader.read_chunks(partition, range, each).unwrap();
+        String::from_utf8(text).unwrap()
+    };
+    assert_eq!(read(5..11), "cc\ndd\n");
+    assert_eq!(read(0..5), "a\nbb\n");
+    file.set_len(3).unwrap();
+    let limit = Limit { cut: Instant(0), bytes: 1 };
+    reader.choose(partition, 11, &limit);
+    let error = reader.read_chunks(partition, 11..12, |_| {}).unwrap_err();
+    assert!(error.to_string().ends_with("it must only grow"), "{error}");
 }
