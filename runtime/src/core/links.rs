@@ -8,7 +8,7 @@ use std::vec;
 
 use drizzle_scheduler::message::Content;
 use drizzle_scheduler::plan::Plan;
-use drizzle_scheduler::{BatchId, EdgeId, Incarnation, PartitionId, WorkerId};
+use drizzle_scheduler::{BatchId, EdgeId, Incarnation, Life, PartitionId, WorkerId};
 use drizzle_shuffle::{
     ArrivingBlock, Block, BlockHeader, BlockStore, BodyCheck, Bundle, BundleHeader,
 };
@@ -169,14 +169,15 @@ impl Links {
         outcome: Outcome,
         intake: &mut Intake<'_>,
         arrivals: &mut Vec<Arrival>,
-    ) -> Result<(), (WorkerId, Closed)> {
+    ) -> Result<(), (Life, Closed)> {
         let worker = WorkerId(Connection::number_of(token) as u32);
         let Some(link) = self.links.get_mut(&worker) else { return Ok(()) };
         let result = link.connection.completed(outcome);
         let result = result.and_then(|()| link.take_in(intake, arrivals));
+        let life = Life { worker, incarnation: link.incarnation };
         result.map_err(|closed| {
             self.links.remove(&worker);
-            (worker, closed)
+            (life, closed)
         })
     }
 
@@ -186,12 +187,13 @@ impl Links {
         io: &mut dyn Io,
         intake: &mut Intake<'_>,
         arrivals: &mut Vec<Arrival>,
-    ) -> Result<(), (WorkerId, Closed)> {
+    ) -> Result<(), (Life, Closed)> {
         let result = self.links.iter_mut().try_for_each(|(&worker, link)| {
-            link.drive(io, intake, arrivals).map_err(|closed| (worker, closed))
+            let life = Life { worker, incarnation: link.incarnation };
+            link.drive(io, intake, arrivals).map_err(|closed| (life, closed))
         });
-        if let Err((worker, _)) = &result {
-            self.links.remove(worker);
+        if let Err((life, _)) = &result {
+            self.links.remove(&life.worker);
         }
         result
     }

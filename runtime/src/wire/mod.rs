@@ -37,6 +37,6 @@ pub use data::{decode_data, encode_bundle, encode_data, encode_mapped};
 pub use frame::{Frame, FrameDecoder, FrameError, FrameHead, FrameKind};
 pub use journal::{EntryError, decode_entry, encode_entry};
 pub use message::{
-    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, TimeByKind, ToDriver,
-    ToWorker, WorkerStatus,
+    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, Request, TimeByKind,
+    ToDriver, ToWorker, WorkerStatus,
 };

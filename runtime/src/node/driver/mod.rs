@@ -17,7 +17,7 @@ use drizzle_scheduler::driver::{
 };
 use drizzle_scheduler::message::{Decision, DriverMessage, Order, Purpose};
 use drizzle_scheduler::plan::{Pacing, Prescheduling, StageKind};
-use drizzle_scheduler::{BatchId, Incarnation, Instant, Term, WorkerId};
+use drizzle_scheduler::{BatchId, Incarnation, Instant, Life, Term, WorkerId};
 
 use crate::clock::{monotonic_now, thread_cpu_ns};
 use crate::dataflow::Job;
@@ -364,8 +364,8 @@ impl<'a> DriverNode<'a> {
                 self.check_finished();
                 Ok(())
             }
-            (_, ToDriver::PeerLost { worker, reason }) => {
-                self.peer_lost(worker, reason);
+            (_, ToDriver::PeerLost { worker, incarnation, reason }) => {
+                self.peer_lost(Life { worker, incarnation }, reason);
                 Ok(())
             }
             (_, ToDriver::Failed { reason }) => {
@@ -380,12 +380,12 @@ impl<'a> DriverNode<'a> {
     }
 
     /// Who has no connection to the driver any more was lost when that ended.
-    fn peer_lost(&mut self, worker: WorkerId, reason: String) {
+    fn peer_lost(&mut self, life: Life, reason: String) {
+        let Life { worker, incarnation } = life;
+        let is_it = |m: &Member| m.worker == worker && m.incarnation == incarnation;
         let mut members = self.members.values();
-        let lost = members.find(|m| m.worker == worker && m.stage != Joining::Connected);
-        if matches!(self.phase, Phase::Gathering | Phase::Running)
-            && let Some(incarnation) = lost.map(|member| member.incarnation)
-        {
+        let is_here = members.any(|m| m.stage != Joining::Connected && is_it(m));
+        if matches!(self.phase, Phase::Gathering | Phase::Running) && is_here {
             self.tell(DriverEvent::WorkerLost { worker, incarnation, reason });
         }
     }

@@ -139,8 +139,8 @@ impl Running {
                     self.perform(node)?;
                 }
                 CoreOutput::Waiting(text) => self.watch.answer = Some(text),
-                CoreOutput::PeerLost { worker, reason } => {
-                    node.send(ToDriver::PeerLost { worker, reason })?;
+                CoreOutput::PeerLost { worker, incarnation, reason } => {
+                    node.send(ToDriver::PeerLost { worker, incarnation, reason })?;
                 }
                 CoreOutput::Failed { reason } => node.send(ToDriver::Failed { reason })?,
                 CoreOutput::Finished { counters, usage, task_cpu_ns, mut costs } => {
