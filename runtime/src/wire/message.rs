@@ -4,7 +4,7 @@ use crate::io::SystemCalls;
 use std::net::SocketAddr;
 
 use drizzle_scheduler::message::{DriverMessage, TakenRange, WorkerMessage};
-use drizzle_scheduler::{BatchId, CoreId, Incarnation, Term, WorkerId};
+use drizzle_scheduler::{BatchId, CoreId, Incarnation, Life, Term, WorkerId};
 use drizzle_shuffle::{BundleHeader, Place};
 
 /// From a worker to the driver, on the control connection.
@@ -313,6 +313,13 @@ pub struct Peer {
     pub cores: u16,
     /// Where its data listener is.
     pub address: SocketAddr,
+}
+
+impl Peer {
+    /// Which life of which worker it is.
+    pub fn life(&self) -> Life {
+        Life { worker: self.worker, incarnation: self.incarnation }
+    }
 }
 
 /// From worker to worker, on a data connection. The bytes of blocks follow their head.
