@@ -7,8 +7,9 @@ use std::sync::Arc;
 use anyhow::Context;
 use drizzle::host::Cpus;
 use drizzle::node::{
-    self, ClusterConfig, DriverConfig, Exposure, JobFactory, JobSetup, LightThreads, LocalWorkers,
-    NodeError, Observer, Outlet, ProgressReport, WorkerConfig,
+    self, ClusterConfig, DRIVER_PATIENCE, DriverConfig, Exposure, JobDurability, JobFactory,
+    JobSetup, LightThreads, LocalWorkers, NodeError, Observer, Outlet, ProgressReport,
+    WorkerConfig,
 };
 
 use super::flags::{JobFlags, LocalFlags, Node, SumArguments};
@@ -55,6 +56,8 @@ fn local(flags: LocalFlags) -> Result<ExitCode, Failure> {
             interval: flags.interval(),
             prescheduling: flags.prescheduling(),
             ahead: flags.ahead(),
+            durability: JobDurability::None,
+            resume: false,
             arguments: to_arguments(&flags)?,
         },
         worker: worker_config(cluster.cores, cpus),
@@ -88,7 +91,14 @@ fn worker_config(cores: u16, cpus: Cpus) -> WorkerConfig {
         let job = job(&flags, outlet).map_err(|error| sentence(&error))?;
         Ok(JobSetup { job, options: flags.options() })
     });
-    WorkerConfig { cores, cpus, exposure: Exposure::Loopback, factory, notice: |_| {} }
+    WorkerConfig {
+        cores,
+        cpus,
+        exposure: Exposure::Loopback,
+        factory,
+        patience: DRIVER_PATIENCE,
+        notice: |_| {},
+    }
 }
 
 /// The job and its flags as they travel to workers.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use drizzle::host::Cpus;
 use drizzle::node::{
-    self, ClusterConfig, DriverConfig, Exposure, JobFactory, JobReport, JobSetup, LocalWorkers,
-    NodeError, Observer, Outlet, ProgressReport, Reach, StopFlag, WorkerConfig,
+    self, ClusterConfig, DRIVER_PATIENCE, DriverConfig, Exposure, JobFactory, JobReport, JobSetup,
+    LocalWorkers, NodeError, Observer, Outlet, ProgressReport, Reach, StopFlag, WorkerConfig,
 };
 
 use super::flags::{DriverFlags, JobFlags, LocalFlags, Node, YsbArguments};
@@ -98,7 +98,7 @@ fn worker_config(
         let job = job(&flags, outlet, &memory).map_err(|error| sentence(&error))?;
         Ok(JobSetup { job, options: flags.options() })
     });
-    WorkerConfig { cores, cpus, exposure, factory, notice }
+    WorkerConfig { cores, cpus, exposure, factory, patience: DRIVER_PATIENCE, notice }
 }
 
 /// The job and its flags as they travel to workers.
@@ -140,6 +140,8 @@ fn run_as_driver(
         interval: flags.interval.into(),
         prescheduling: flags.prescheduling(),
         ahead: flags.ahead(),
+        durability: flags.durability(),
+        resume: flags.resume,
         arguments: to_arguments(flags)?,
     };
     let outputs = || [flags.output(), flags.dead_letter()].into_iter().flatten();

@@ -13,8 +13,8 @@ use clap::Parser;
 use drizzle::host::{Cpus, Polling};
 use drizzle::io::{Choice, HostKind, IoKind};
 use drizzle::node::{
-    ClusterConfig, DriverConfig, Exposure, JobDurability, JobOptions, JobReport, JobSetup,
-    LocalWorkers, Observer, Outlet, ProgressReport, StopFlag, WorkerConfig, run_local,
+    ClusterConfig, DRIVER_PATIENCE, DriverConfig, Exposure, JobDurability, JobOptions, JobReport,
+    JobSetup, LocalWorkers, Observer, Outlet, ProgressReport, StopFlag, WorkerConfig, run_local,
 };
 use drizzle::scheduler::plan::Prescheduling;
 use drizzle_apps::ysb::flags::JobFlags;
@@ -77,6 +77,8 @@ fn run(passes: u64, batch_bytes: u64, more: &str) -> Run {
             interval: Duration::from_millis(1),
             prescheduling: Prescheduling::On,
             ahead: 32,
+            durability: JobDurability::None,
+            resume: false,
             arguments: Vec::new(),
         },
         worker: WorkerConfig {
@@ -86,6 +88,7 @@ fn run(passes: u64, batch_bytes: u64, more: &str) -> Run {
             factory: Arc::new(move |_, outlet| {
                 Ok(JobSetup { job: build(outlet), options: options.clone() })
             }),
+            patience: DRIVER_PATIENCE,
             notice: |_| {},
         },
         workers: LocalWorkers::Threads,

@@ -213,14 +213,15 @@ impl Links {
         outcome: Outcome,
         intake: &mut Intake<'_>,
         arrivals: &mut Vec<Arrival>,
-    ) -> Result<(), (WorkerId, Closed)> {
+    ) -> Result<(), (Life, Closed)> {
         let worker = WorkerId(Connection::number_of(token) as u32);
         let Some(link) = self.links.get_mut(&worker) else { return Ok(()) };
         let result = link.connection.completed(outcome);
         let result = result.and_then(|()| link.take_in(intake, arrivals));
+        let life = Life { worker, incarnation: link.incarnation };
         result.map_err(|closed| {
             self.links.remove(&worker);
-            (worker, closed)
+            (life, closed)
         })
     }
 
@@ -230,12 +231,13 @@ impl Links {
         io: &mut dyn Io,
         intake: &mut Intake<'_>,
         arrivals: &mut Vec<Arrival>,
-    ) -> Result<(), (WorkerId, Closed)> {
+    ) -> Result<(), (Life, Closed)> {
         let result = self.links.iter_mut().try_for_each(|(&worker, link)| {
-            link.drive(io, intake, arrivals).map_err(|closed| (worker, closed))
+            let life = Life { worker, incarnation: link.incarnation };
+            link.drive(io, intake, arrivals).map_err(|closed| (life, closed))
         });
-        if let Err((worker, _)) = &result {
-            self.links.remove(worker);
+        if let Err((life, _)) = &result {
+            self.links.remove(&life.worker);
         }
         result
     }

@@ -25,7 +25,7 @@ use drizzle_scheduler::local::{
     CoreReport, LocalAction, LocalEvent, LocalOptions, LocalScheduler, Offer, Run,
 };
 use drizzle_scheduler::message::{Decision, GroupStatistics, Order, TakenRange};
-use drizzle_scheduler::{CoreId, Incarnation, Instant, WorkerId};
+use drizzle_scheduler::{CoreId, Incarnation, Instant, Life, WorkerId};
 use drizzle_shuffle::{Block, Readers};
 
 use crate::clock::monotonic_now;
@@ -77,6 +77,8 @@ pub enum CoreOutput {
     PeerLost {
         /// The peer.
         worker: WorkerId,
+        /// Which of its lives.
+        incarnation: Incarnation,
         /// How that was noticed.
         reason: String,
     },
@@ -308,10 +310,10 @@ impl Core {
 
     /// Takes a connection over, in place of that to an earlier life.
     fn link(&mut self, plan: LinkPlan) {
-        let worker = plan.worker;
-        self.memory.add_peer(worker);
+        let life = Life { worker: plan.worker, incarnation: plan.incarnation };
+        self.memory.add_peer(plan.worker);
         if let Err(error) = self.links.add(plan) {
-            self.peer_lost(worker, &format!("its connection cannot be used: {error}"));
+            self.peer_lost(life, &format!("its connection cannot be used: {error}"));
         }
     }
 
@@ -365,10 +367,10 @@ impl Core {
         for Completion { token, outcome } in completions.drain(..) {
             let (job, store, cores) = (&*self.job, &mut self.memory.received, self.cores);
             let mut intake = links::Intake { edges: job, store, cores };
-            if let Err((worker, closed)) =
+            if let Err((life, closed)) =
                 self.links.completed(token, outcome, &mut intake, &mut arrivals)
             {
-                self.peer_lost(worker, &closed.to_string());
+                self.peer_lost(life, &closed.to_string());
             }
         }
         self.completions = completions;
@@ -385,14 +387,14 @@ impl Core {
     fn drive_links(&mut self, arrivals: &mut Vec<Arrival>) {
         let (job, store, cores) = (&*self.job, &mut self.memory.received, self.cores);
         let mut intake = links::Intake { edges: job, store, cores };
-        if let Err((worker, closed)) = self.links.drive(&mut *self.io, &mut intake, arrivals) {
-            self.peer_lost(worker, &closed.to_string());
+        if let Err((life, closed)) = self.links.drive(&mut *self.io, &mut intake, arrivals) {
+            self.peer_lost(life, &closed.to_string());
         }
     }
 
-    fn peer_lost(&mut self, worker: WorkerId, reason: &str) {
-        let reason = reason.to_owned();
-        self.tell_control(CoreOutput::PeerLost { worker, reason });
+    fn peer_lost(&mut self, life: Life, reason: &str) {
+        let (Life { worker, incarnation }, reason) = (life, reason.to_owned());
+        self.tell_control(CoreOutput::PeerLost { worker, incarnation, reason });
     }
 
     /// Runs one ready task, if there is one.

@@ -65,8 +65,9 @@ pub(super) fn run(
         links.extend(of_thread);
         handles.push(handle);
     }
-    let result =
-        DriverNode::new(&config.driver, job, io, Doors::Threads(links), observer, stop).run();
+    let doors = Doors::Threads(links);
+    let node = DriverNode::new(&config.driver, job, io, doors, observer, stop);
+    let result = node.and_then(DriverNode::run);
     for handle in handles {
         // A panic outside a task ends the process in the binary; in tests it shows here.
         handle.join().expect("light workers end without a panic");
@@ -157,7 +158,7 @@ impl CoreLoop for LightWorker {
             Ok(Step::Again) => Progress::Busy,
             Ok(Step::Until(until_ns)) => Progress::Idle { wake_at: Some(until_ns) },
             // What a worker has to say about a failure, the driver has said.
-            Ok(Step::Over) | Err(_) => Progress::Done,
+            Ok(Step::Over | Step::Left) | Err(_) => Progress::Done,
         }
     }
 

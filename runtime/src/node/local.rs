@@ -2,7 +2,7 @@
 //! light workers or processes of this host. The same nodes, the same messages.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
@@ -10,7 +10,7 @@ use crossbeam_channel::bounded;
 
 use crate::dataflow::Job;
 use crate::node::connect::listen;
-use crate::node::driver::{Doors, DriverConfig, DriverNode, Observer, run_driver};
+use crate::node::driver::{Children, Doors, DriverConfig, DriverNode, Observer, StartWorker};
 use crate::node::light::{self, LightThreads};
 use crate::node::member::WorkerLink;
 use crate::node::worker::{Ground, Peers, WorkerConfig, WorkerLoop, WorkerNode, open_control_io};
@@ -50,24 +50,14 @@ pub fn run_local(
         LocalWorkers::Processes(command) => {
             let listener = listen(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0))?;
             let address = listener.local_addr().map_err(NodeError::io("no local address"))?;
-            let mut children = Vec::new();
-            for _ in 0..config.driver.workers {
-                match command(address).spawn() {
-                    Ok(child) => children.push(child),
-                    Err(error) => {
-                        children.iter_mut().for_each(stop_child);
-                        return Err(NodeError::io("cannot start a worker process")(error));
-                    }
-                }
-            }
-            run_driver(&config.driver, job, listener, children, observer, stop)
+            let start: StartWorker<'_> = Box::new(move || command(address));
+            let children = Children::started(start, config.driver.workers);
+            let children = children.map_err(NodeError::io("cannot start a worker process"))?;
+            let doors = Doors::Listener(listener, children);
+            let io = open_control_io()?;
+            DriverNode::new(&config.driver, job, io, doors, observer, stop)?.run()
         }
     }
-}
-
-fn stop_child(child: &mut Child) {
-    let _ = child.kill();
-    let _ = child.wait();
 }
 
 fn run_threads(
@@ -87,7 +77,8 @@ fn run_threads(
         threads.push(thread);
     }
     let doors = Doors::Threads(links);
-    let result = DriverNode::new(&config.driver, job, io, doors, observer, stop).run();
+    let node = DriverNode::new(&config.driver, job, io, doors, observer, stop);
+    let result = node.and_then(DriverNode::run);
     for thread in threads {
         // What a worker has to say about a failure, the driver has said.
         let _ = thread.join();

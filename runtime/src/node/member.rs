@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use drizzle_scheduler::{Incarnation, WorkerId};
+use drizzle_scheduler::{Incarnation, Life, WorkerId};
 
 use crate::transport::Endpoint;
 use crate::wire::{Peer, ToDriver, ToWorker, WorkerStatus};
@@ -13,7 +13,7 @@ pub(crate) type WorkerLink = Endpoint<ToWorker, ToDriver>;
 /// One connection to the driver.
 pub(super) struct Member {
     pub(super) link: WorkerLink,
-    pub(super) stage: Joining,
+    pub(super) stage: Stage,
     /// 0 until it was welcomed.
     pub(super) worker: WorkerId,
     pub(super) incarnation: Incarnation,
@@ -27,24 +27,32 @@ pub(super) struct Member {
     pub(super) pause_said: bool,
 }
 
-/// How far a worker has come in joining.
+/// How far a worker is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Joining {
+pub(super) enum Stage {
     /// It has connected and said nothing yet.
     Connected,
+    /// It offers its cores, and waits until it is clear which workers of an earlier driver come back.
+    Waiting,
     /// It was welcomed and builds the job.
     Welcomed,
     /// It has the same plan.
     Joined,
     /// It is connected to its peers and ready for tasks.
     Ready,
+    /// It was told to complete what it wrote, and has not reported yet.
+    Finishing,
+    /// It has reported everything.
+    Finished,
+    /// It was given up, and told so. What it says does not matter.
+    Lost,
 }
 
 impl Member {
     pub(super) fn new(link: WorkerLink, now_ns: u64) -> Member {
         Member {
             link,
-            stage: Joining::Connected,
+            stage: Stage::Connected,
             worker: WorkerId(0),
             incarnation: Incarnation(0),
             cores: 0,
@@ -59,12 +67,38 @@ impl Member {
 
     /// The worker by all its names, for messages that people read.
     pub(super) fn name(&self) -> String {
-        match self.stage {
-            Joining::Connected => self.link.peer(),
-            Joining::Welcomed | Joining::Joined | Joining::Ready => {
-                format!("{} ({}, process {})", self.worker, self.link.peer(), self.process)
-            }
+        match self.has_number() {
+            false => self.link.peer(),
+            true => format!("{} ({}, process {})", self.worker, self.link.peer(), self.process),
         }
+    }
+
+    /// Whether it has a number.
+    pub(super) fn has_number(&self) -> bool {
+        match self.stage {
+            Stage::Connected | Stage::Waiting => false,
+            Stage::Welcomed
+            | Stage::Joined
+            | Stage::Ready
+            | Stage::Finishing
+            | Stage::Finished
+            | Stage::Lost => true,
+        }
+    }
+
+    /// Whether its number is in use by this life.
+    pub(super) fn holds_number(&self) -> bool {
+        self.has_number() && self.stage != Stage::Lost
+    }
+
+    /// Whether others connect to it.
+    pub(super) fn is_introduced(&self) -> bool {
+        matches!(self.stage, Stage::Joined | Stage::Ready)
+    }
+
+    /// Which life of which worker it is, once it has a number.
+    pub(super) fn life(&self) -> Life {
+        Life { worker: self.worker, incarnation: self.incarnation }
     }
 
     /// The worker as its peers need to know it.

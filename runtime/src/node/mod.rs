@@ -32,14 +32,16 @@ use crate::host::Polling;
 use crate::io::{Choice, HostKind, IoKind};
 
 pub use connect::Exposure;
-pub use driver::{DriverConfig, Observer, ProgressReport, listen_for_workers, run_driver};
+pub use driver::{
+    Change, ClusterEvent, DriverConfig, Observer, ProgressReport, listen_for_workers, run_driver,
+};
 pub use light::LightThreads;
 pub use local::{ClusterConfig, LocalWorkers, run_local};
 pub(crate) use memory::Size;
 pub use memory::{CoreCounts, Memory, Reach, TooLittleMemory};
 pub use results::{Collect, CollectWriter, Outlet};
 pub use signals::stop_on_signals;
-pub use worker::{WorkerConfig, run_worker};
+pub use worker::{DRIVER_PATIENCE, WorkerConfig, run_worker};
 
 pub use crate::core::abort_on_panic_outside_tasks;
 pub use crate::io::SystemCalls;
@@ -51,6 +53,10 @@ const RANGES_WAIT_NS: u64 = 10_000_000;
 const HEARTBEAT_NS: u64 = 200_000_000;
 /// A node that says nothing for so long is lost.
 const SILENCE_NS: u64 = 1_500_000_000;
+/// Where others can go on without it, so much is enough of a worker,
+const WORKER_SILENCE_NS: u64 = 800_000_000;
+/// and a driver is looked for elsewhere after so long.
+const DRIVER_SILENCE_NS: u64 = 3_000_000_000;
 /// Who connects and does not greet for so long is hung up on.
 const GREETING_NS: u64 = 5_000_000_000;
 /// While it joins it may be silent for longer: it builds the job.
@@ -58,6 +64,8 @@ const JOINING_NS: u64 = 60_000_000_000;
 /// A worker that owes its driver an answer for so long is lost. Its cores answer between two tasks,
 /// and a task may take long; that the process lives, its heartbeats tell.
 const ANSWER_NS: u64 = 60_000_000_000;
+/// The same where others can go on without it.
+const DURABLE_ANSWER_NS: u64 = 3_000_000_000;
 /// If no batch completes for so long, one line says what waits for what.
 const STALL_NS: u64 = 2_000_000_000;
 
@@ -147,6 +155,24 @@ impl JobOptions {
         }
     }
 
+    /// Whether nodes go on when others are lost.
+    fn is_durable(&self) -> bool {
+        match self.durability {
+            JobDurability::None => false,
+            JobDurability::Folder { .. } => true,
+        }
+    }
+
+    /// What a worker's cores keep for others; how much of it, they know themselves.
+    fn retention_of_worker(&self) -> Retention {
+        match self.durability {
+            JobDurability::None => Retention::WhenFolded,
+            JobDurability::Folder { .. } => {
+                Retention::UntilDurable { high_mark_bytes: u64::MAX, limit_bytes: u64::MAX }
+            }
+        }
+    }
+
     /// What a core keeps for others. Sources pause at half of its memory; a checkpoint is to come before.
     fn retention(&self, memory: &MemoryOptions) -> Retention {
         let bytes = memory.written.max_bytes as u64;
@@ -220,10 +246,20 @@ pub struct JobReport {
     /// To the job's end in the driver's time, in nanoseconds: from its zero where a source is live,
     /// else from when it was first scheduled.
     pub elapsed_ns: u64,
-    /// Workers that took part.
+    /// The most workers that took part at the same time.
     pub workers: u32,
-    /// Their cores together.
+    /// The most cores that they had together.
     pub cores: u32,
+    /// Workers that were lost. What they counted is missing.
+    pub lost_workers: u32,
+    /// How often what was lost was given to others.
+    pub recoveries: u32,
+    /// Checkpoints that became durable.
+    pub checkpoints: u64,
+    /// The batch of the last of them.
+    pub durable: BatchId,
+    /// Whether it went on with an earlier run.
+    pub resumed: bool,
     /// Whether somebody asked it to stop before its sources ended.
     pub stopped: bool,
     /// Whether every worker ran on this host, so that its output files are here.

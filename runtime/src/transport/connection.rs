@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use drizzle_shuffle::{ArrivingBlock, Block, Bundle, Landing};
@@ -259,6 +259,13 @@ impl Connection {
             return Ok(None);
         }
         Ok(self.decoder.next_frame()?)
+    }
+
+    /// Ends the connection. What the kernel has of what was sent still leaves; the other side, and the
+    /// operations that are under way here, see its end.
+    pub fn hang_up(&self) {
+        // One that is gone already needs no end.
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     /// How many sends wait for the one that is under way.

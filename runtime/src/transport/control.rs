@@ -150,6 +150,14 @@ impl<O: ControlMessage, I: ControlMessage> Endpoint<O, I> {
         }
     }
 
+    /// Ends the connection, as far as it is one: a channel ends with its endpoint.
+    pub fn hang_up(&self) {
+        match self {
+            Endpoint::Stream(connection) => connection.hang_up(),
+            Endpoint::Local(_) => {}
+        }
+    }
+
     /// Whether so much waits to be sent that what can wait should.
     pub fn is_congested(&self) -> bool {
         match self {

@@ -12,7 +12,8 @@ use super::codec::{DecodeError, MAX_TEXT, Reader, Writer};
 use super::frame::{FrameKind, append_frame};
 use super::ids::MAX_WORKERS;
 use super::message::{
-    CoreCosts, FinalReport, MemoryPeaks, Peer, TimeByKind, ToDriver, ToWorker, WorkerStatus,
+    CoreCosts, FinalReport, MemoryPeaks, Peer, Request, TimeByKind, ToDriver, ToWorker,
+    WorkerStatus,
 };
 use super::orders::{read_driver_message, write_driver_message};
 use super::ranges::MAX_RANGES;
@@ -27,6 +28,8 @@ pub const MAX_ARGUMENTS: usize = 1 << 16;
 pub const MAX_ARGUMENT: usize = 128 << 10;
 /// The most workers of a job.
 pub const MAX_PEERS: usize = MAX_WORKERS;
+/// The longest answer to somebody who operates the cluster, in bytes. What is longer is cut.
+pub const MAX_ANSWER: usize = 1 << 20;
 /// The most counters of a worker.
 pub const MAX_COUNTERS: usize = 1 << 14;
 
@@ -41,6 +44,8 @@ const RESULTS: u8 = 7;
 const PEER_LOST: u8 = 8;
 const FAILED: u8 = 9;
 const FINISHED: u8 = 10;
+const RETURN: u8 = 11;
+const ASK: u8 = 12;
 
 // Tags of `ToWorker`: 64 to 127.
 const WELCOME: u8 = 64;
@@ -50,6 +55,13 @@ const ORDER: u8 = 67;
 const HEARTBEAT_ANSWER: u8 = 68;
 const FINISH: u8 = 69;
 const ABORT: u8 = 70;
+const BACK: u8 = 71;
+const ANSWER: u8 = 72;
+
+// Tags of `Request`.
+const STATUS: u8 = 1;
+const SCALE: u8 = 2;
+const DRAIN: u8 = 3;
 
 /// The least bytes of an argument, a peer and a counter: what their number is checked against.
 const ARGUMENT_LEN: usize = 4;
@@ -133,9 +145,10 @@ fn write_to_driver(writer: &mut Writer<'_>, message: &ToDriver) {
             writer.u8(RESULTS);
             writer.bytes(rows, MAX_ROWS);
         }
-        ToDriver::PeerLost { worker, reason } => {
+        ToDriver::PeerLost { worker, incarnation, reason } => {
             writer.u8(PEER_LOST);
             writer.u32(worker.0);
+            writer.u64(incarnation.0);
             writer.text(reason);
         }
         ToDriver::Failed { reason } => {
@@ -145,6 +158,30 @@ fn write_to_driver(writer: &mut Writer<'_>, message: &ToDriver) {
         ToDriver::Finished(report) => {
             writer.u8(FINISHED);
             write_final_report(writer, report);
+        }
+        ToDriver::Return {
+            worker,
+            incarnation,
+            cores,
+            process,
+            fingerprint,
+            data_address,
+            runtime,
+            term,
+        } => {
+            writer.u8(RETURN);
+            writer.u32(worker.0);
+            writer.u64(incarnation.0);
+            writer.u16(*cores);
+            writer.u32(*process);
+            writer.u64(*fingerprint);
+            writer.address(*data_address);
+            writer.text(runtime);
+            writer.u64(term.0);
+        }
+        ToDriver::Ask(request) => {
+            writer.u8(ASK);
+            write_request(writer, *request);
         }
     }
 }
@@ -171,10 +208,46 @@ fn read_to_driver(reader: &mut Reader<'_>) -> Result<ToDriver, DecodeError> {
         RESULTS => ToDriver::Results { rows: reader.bytes("rows", MAX_ROWS)?.to_vec() },
         PEER_LOST => ToDriver::PeerLost {
             worker: WorkerId(reader.u32("a lost worker's number")?),
+            incarnation: Incarnation(reader.u64("a lost worker's incarnation")?),
             reason: reader.text("a reason", MAX_TEXT)?,
         },
         FAILED => ToDriver::Failed { reason: reader.text("a reason", MAX_TEXT)? },
         FINISHED => ToDriver::Finished(Box::new(read_final_report(reader)?)),
+        RETURN => ToDriver::Return {
+            worker: WorkerId(reader.u32("a worker's number")?),
+            incarnation: Incarnation(reader.u64("an incarnation")?),
+            cores: reader.u16("the number of a worker's cores")?,
+            process: reader.u32("a process id")?,
+            fingerprint: reader.u64("a plan's fingerprint")?,
+            data_address: reader.address("a data address")?,
+            runtime: reader.text("a runtime's name", MAX_TEXT)?,
+            term: Term(reader.u64("a term")?),
+        },
+        ASK => ToDriver::Ask(read_request(reader)?),
+        found => return Err(DecodeError::UnknownTag { what, found }),
+    })
+}
+
+fn write_request(writer: &mut Writer<'_>, request: Request) {
+    match request {
+        Request::Status => writer.u8(STATUS),
+        Request::Scale { workers } => {
+            writer.u8(SCALE);
+            writer.u32(workers);
+        }
+        Request::Drain { worker } => {
+            writer.u8(DRAIN);
+            writer.u32(worker.0);
+        }
+    }
+}
+
+fn read_request(reader: &mut Reader<'_>) -> Result<Request, DecodeError> {
+    let what = "the tag of a request";
+    Ok(match reader.u8(what)? {
+        STATUS => Request::Status,
+        SCALE => Request::Scale { workers: reader.u32("a number of workers")? },
+        DRAIN => Request::Drain { worker: WorkerId(reader.u32("a worker's number")?) },
         found => return Err(DecodeError::UnknownTag { what, found }),
     })
 }
@@ -312,6 +385,15 @@ fn write_to_worker(writer: &mut Writer<'_>, message: &ToWorker) {
             writer.u8(ABORT);
             writer.text(reason);
         }
+        ToWorker::Back { term } => {
+            writer.u8(BACK);
+            writer.u64(term.0);
+        }
+        ToWorker::Answer { text } => {
+            writer.u8(ANSWER);
+            let longest = text.floor_char_boundary(MAX_ANSWER);
+            writer.bytes(&text.as_bytes()[..longest], MAX_ANSWER);
+        }
     }
 }
 
@@ -336,6 +418,8 @@ fn read_to_worker(reader: &mut Reader<'_>) -> Result<ToWorker, DecodeError> {
         },
         FINISH => ToWorker::Finish,
         ABORT => ToWorker::Abort { reason: reader.text("a reason", MAX_TEXT)? },
+        BACK => ToWorker::Back { term: Term(reader.u64("a term")?) },
+        ANSWER => ToWorker::Answer { text: reader.text("an answer", MAX_ANSWER)? },
         found => return Err(DecodeError::UnknownTag { what, found }),
     })
 }

@@ -4,7 +4,7 @@ use crate::io::SystemCalls;
 use std::net::SocketAddr;
 
 use drizzle_scheduler::message::{DriverMessage, TakenRange, WorkerMessage};
-use drizzle_scheduler::{BatchId, CoreId, Incarnation, PartitionId, StageId, Term, WorkerId};
+use drizzle_scheduler::{BatchId, CoreId, Incarnation, Life, PartitionId, StageId, Term, WorkerId};
 use drizzle_shuffle::{BundleHeader, Place};
 
 /// From a worker to the driver, on the control connection.
@@ -47,10 +47,12 @@ pub enum ToDriver {
         /// The rows.
         rows: Vec<u8>,
     },
-    /// Its data connection to another worker broke.
+    /// Its data connection to another worker broke, or could not be made.
     PeerLost {
         /// The other worker.
         worker: WorkerId,
+        /// Which of its lives: a later one is not to blame.
+        incarnation: Incarnation,
         /// How that was noticed.
         reason: String,
     },
@@ -61,6 +63,44 @@ pub enum ToDriver {
     },
     /// Everything that it wrote is complete: the answer to `Finish`.
     Finished(Box<FinalReport>),
+    /// First of all, instead of `Hello`: a worker at work has lost its driver, and looks for the next.
+    Return {
+        /// Its number.
+        worker: WorkerId,
+        /// This life of it.
+        incarnation: Incarnation,
+        /// How many cores it has.
+        cores: u16,
+        /// Its process id, for messages that people read.
+        process: u32,
+        /// Fingerprint of its plan.
+        fingerprint: u64,
+        /// Where its data listener is.
+        data_address: SocketAddr,
+        /// What runs its cores and does their IO, as it will be printed.
+        runtime: String,
+        /// The driver that it followed.
+        term: Term,
+    },
+    /// First of all, and instead of everything else: somebody who operates the cluster wants something.
+    Ask(Request),
+}
+
+/// What somebody who operates a cluster wants of its driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// To know how the job and its workers are, as JSON.
+    Status,
+    /// That the job has so many workers.
+    Scale {
+        /// How many.
+        workers: u32,
+    },
+    /// That a worker leaves as soon as nothing depends on it.
+    Drain {
+        /// The worker.
+        worker: WorkerId,
+    },
 }
 
 /// How far a worker is.
@@ -227,7 +267,7 @@ pub enum ToWorker {
         /// One sentence.
         reason: String,
     },
-    /// All workers have joined: connect to each other.
+    /// Who is there: connect to each other. It is said again when that has changed.
     Peers {
         /// Data threads of all workers on this worker's host: polling adapts to it.
         cores_on_host: u32,
@@ -250,6 +290,16 @@ pub enum ToWorker {
         /// One sentence.
         reason: String,
     },
+    /// Answer to `Return`: the driver that the worker follows from now on.
+    Back {
+        /// The driver's life.
+        term: Term,
+    },
+    /// Answer to `Ask`.
+    Answer {
+        /// What was asked for, or what has been done.
+        text: String,
+    },
 }
 
 /// A worker as the others need to know it.
@@ -263,6 +313,13 @@ pub struct Peer {
     pub cores: u16,
     /// Where its data listener is.
     pub address: SocketAddr,
+}
+
+impl Peer {
+    /// Which life of which worker it is.
+    pub fn life(&self) -> Life {
+        Life { worker: self.worker, incarnation: self.incarnation }
+    }
 }
 
 /// From worker to worker, on a data connection. The bytes of blocks follow their head.

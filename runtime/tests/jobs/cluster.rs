@@ -10,9 +10,9 @@ use drizzle::dataflow::{Combine, Dataflow, DataflowOptions, Job, Owned, Tumbling
 use drizzle::host::{Cpus, Polling};
 use drizzle::io::{self, HostKind, IoKind};
 use drizzle::node::{
-    ClusterConfig, Collect, DriverConfig, Exposure, JobDurability, JobOptions, JobReport, JobSetup,
-    LightThreads, LocalWorkers, Memory, NodeError, Observer, Outlet, ProgressReport, StopFlag,
-    WorkerConfig, run_local,
+    ClusterConfig, Collect, DRIVER_PATIENCE, DriverConfig, Exposure, JobDurability, JobOptions,
+    JobReport, JobSetup, LightThreads, LocalWorkers, Memory, NodeError, Observer, Outlet,
+    ProgressReport, StopFlag, WorkerConfig, run_local,
 };
 use drizzle::scheduler::plan::{Pacing, Prescheduling};
 
@@ -137,6 +137,8 @@ impl Case {
                 interval: self.interval,
                 prescheduling: self.prescheduling,
                 ahead: AHEAD,
+                durability: JobDurability::None,
+                resume: false,
                 arguments: Vec::new(),
             },
             worker: WorkerConfig {
@@ -144,6 +146,7 @@ impl Case {
                 cpus: Cpus::available(),
                 exposure: Exposure::Loopback,
                 factory: Arc::new(move |_, outlet| Ok(case.setup(outlet))),
+                patience: DRIVER_PATIENCE,
                 notice: |_| {},
             },
             workers: self.workers_are(),

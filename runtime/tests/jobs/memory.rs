@@ -15,9 +15,9 @@ use drizzle::dataflow::{
 use drizzle::host::{Cpus, Polling};
 use drizzle::io::{self, HostKind, IoKind};
 use drizzle::node::{
-    ClusterConfig, Collect, DriverConfig, Exposure, JobDurability, JobOptions, JobReport, JobSetup,
-    LocalWorkers, Memory, NodeError, Observer, Outlet, ProgressReport, StopFlag, WorkerConfig,
-    run_local,
+    ClusterConfig, Collect, DRIVER_PATIENCE, DriverConfig, Exposure, JobDurability, JobOptions,
+    JobReport, JobSetup, LocalWorkers, Memory, NodeError, Observer, Outlet, ProgressReport,
+    StopFlag, WorkerConfig, run_local,
 };
 use drizzle::scheduler::plan::{Pacing, Prescheduling};
 use drizzle::scheduler::{Instant, PartitionId};
@@ -254,6 +254,8 @@ impl Case {
                 interval: Duration::from_millis(2),
                 prescheduling: Prescheduling::On,
                 ahead: 32,
+                durability: JobDurability::None,
+                resume: false,
                 arguments: Vec::new(),
             },
             worker: WorkerConfig {
@@ -263,6 +265,7 @@ impl Case {
                 factory: Arc::new(move |_, outlet| {
                     Ok(JobSetup { job: case.job::<N>(outlet), options: options.clone() })
                 }),
+                patience: DRIVER_PATIENCE,
                 notice: |_| {},
             },
             workers: LocalWorkers::Threads,

@@ -3,7 +3,7 @@
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use drizzle_scheduler::{BatchId, EdgeId, Incarnation, PartitionId, WorkerId};
+use drizzle_scheduler::{BatchId, EdgeId, Incarnation, Life, PartitionId, WorkerId};
 use drizzle_shuffle::{
     Block, BlockHeader, BlockStore, Bundle, BundleHeader, Place, Readers, StoreOptions,
 };
@@ -76,7 +76,7 @@ impl Receiver {
     }
 
     /// One turn of the core's loop over its connections.
-    fn turn(&mut self) -> Result<(), (WorkerId, Closed)> {
+    fn turn(&mut self) -> Result<(), (Life, Closed)> {
         let mut intake =
             Intake { edges: &self.bench.job, store: &mut self.store, cores: self.cores };
         self.links.drive(&mut *self.io, &mut intake, &mut self.arrivals)?;
@@ -100,8 +100,8 @@ impl Receiver {
 
     fn closed(&mut self) -> Closed {
         for _ in 0..2000 {
-            if let Err((worker, closed)) = self.turn() {
-                assert_eq!(worker, PEER);
+            if let Err((life, closed)) = self.turn() {
+                assert_eq!(life.worker, PEER);
                 assert!(
                     !self.links.links.contains_key(&PEER),
                     "the connection is given up: {closed}"

@@ -1,11 +1,17 @@
 //! The driver node: takes workers in, turns their messages into events for the `Driver` state
-//! machine, and its actions into messages. How workers join is in [`joining`], what depends on time
-//! alone in [`watch`].
+//! machine, and its actions into messages ([`performing`]). How workers join is in [`joining`], how they
+//! are lost in [`losing`], what depends on time alone in [`watch`], the journal in [`journal`].
 
+mod changes;
+mod children;
 mod joining;
+mod journal;
+mod losing;
+mod observer;
+mod performing;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
 use std::process::Child;
 use std::sync::Arc;
@@ -15,19 +21,25 @@ use drizzle_scheduler::bugs::Bugs;
 use drizzle_scheduler::driver::{
     Adaptation, Balance, Driver, DriverAction, DriverEvent, DriverOptions, Durability, GroupSize,
 };
-use drizzle_scheduler::message::{Decision, DriverMessage, Order, Purpose};
-use drizzle_scheduler::plan::{Pacing, Prescheduling, StageKind};
-use drizzle_scheduler::{BatchId, Incarnation, Instant, Term, WorkerId};
+use drizzle_scheduler::plan::Prescheduling;
+use drizzle_scheduler::{Incarnation, Life, Term, WorkerId};
 
-use crate::clock::{monotonic_now, thread_cpu_ns};
+use crate::clock::monotonic_now;
 use crate::dataflow::Job;
 use crate::io::{Completion, Io, Op, Outcome, Token};
 use crate::node::connect::{Exposure, check_exposure, listen};
-use crate::node::member::{Joining, Member, WorkerLink};
-use crate::node::{ANSWER_NS, JobReport, NodeError, StopFlag};
+use crate::node::member::{Member, Stage, WorkerLink};
+use crate::node::{ANSWER_NS, DURABLE_ANSWER_NS, JobDurability, JobReport, NodeError, StopFlag};
 use crate::transport::{Connection, Endpoint};
-use crate::wire::{FinalReport, ToDriver, ToWorker, encode_to_worker};
-use watch::end_children;
+use crate::wire::{ToDriver, ToWorker};
+
+use changes::Changes;
+pub(crate) use children::{Children, StartWorker};
+use joining::Returning;
+use journal::{Keeper, Opening};
+use losing::Complaints;
+pub use observer::{Change, ClusterEvent, Observer, ProgressReport};
+use watch::Watch;
 
 /// What a driver needs to know beside the job.
 pub struct DriverConfig {
@@ -41,37 +53,20 @@ pub struct DriverConfig {
     pub prescheduling: Prescheduling,
     /// How many batches a source may run ahead.
     pub ahead: u64,
+    /// What outlives a process. The same as in the job's own options.
+    pub durability: JobDurability,
+    /// Whether to go on with an earlier run that its folder holds; without, such a folder is refused.
+    pub resume: bool,
     /// The job and its flags, for workers to build it from.
     pub arguments: Vec<String>,
 }
 
-/// Who watches a job from the driver's side.
-pub trait Observer {
-    /// Rows that the job's sinks collect, in the job's own encoding.
-    fn results(&mut self, rows: &[u8]);
-    /// Called about once a second.
-    fn progress(&mut self, progress: &ProgressReport);
-    /// Something that a person should read now, in one line.
-    fn notice(&mut self, line: &str);
-}
-
-/// How far a job is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProgressReport {
-    /// Since the job began, in nanoseconds.
-    pub elapsed_ns: u64,
-    /// The last batch that every worker has finished.
-    pub completed: BatchId,
-    /// Records read by all sources.
-    pub records: u64,
-}
-
 /// How workers reach the driver.
-pub(crate) enum Doors {
+pub(crate) enum Doors<'a> {
     /// They are threads of this process.
     Threads(Vec<WorkerLink>),
     /// They connect here; some may be children of this process.
-    Listener(TcpListener, Vec<Child>),
+    Listener(TcpListener, Children<'a>),
 }
 
 /// Opens the door for workers.
@@ -92,8 +87,9 @@ pub fn run_driver(
     observer: &mut dyn Observer,
     stop: &StopFlag,
 ) -> Result<JobReport, NodeError> {
+    let doors = Doors::Listener(listener, Children::of(children));
     let io = crate::node::worker::open_control_io()?;
-    DriverNode::new(config, job, io, Doors::Listener(listener, children), observer, stop).run()
+    DriverNode::new(config, job, io, doors, observer, stop)?.run()
 }
 
 /// A driver at work.
@@ -103,24 +99,35 @@ pub(crate) struct DriverNode<'a> {
     io: Box<dyn Io>,
     observer: &'a mut dyn Observer,
     stop: &'a StopFlag,
+    term: Term,
     driver: Driver,
+    /// Where there is a journal: who keeps it.
+    keeper: Option<Keeper>,
+    /// The state machine has been told to read the journal.
+    has_begun: bool,
+    /// Workers of an earlier driver that may still come back.
+    expected: BTreeSet<Life>,
     /// By connection number.
     members: BTreeMap<u64, Member>,
     next_number: u64,
-    /// The connections of workers that were ready.
+    /// The connections of workers that are ready.
     ready: BTreeMap<WorkerId, u64>,
+    /// Connections that were found broken when something was sent.
+    broken: Vec<(u64, String)>,
+    complaints: Complaints,
     listener: Option<Arc<TcpListener>>,
     accepting: bool,
-    children: Vec<Child>,
-    /// What workers that have completed everything reported.
-    finals: BTreeMap<WorkerId, FinalReport>,
+    children: Children<'a>,
     actions: Vec<DriverAction>,
     /// What completed for others while one connection was flushed.
     deferred: Vec<Completion>,
     phase: Phase,
     report: JobReport,
+    changes: Changes,
     watch: Watch,
     next_incarnation: Incarnation,
+    /// No worker has been on another host so far.
+    all_were_here: bool,
     /// When the first group was sent.
     began_ns: u64,
     /// CPU time that the thread had used by then.
@@ -135,53 +142,34 @@ enum Phase {
     /// Workers complete what they wrote.
     Finishing,
     Failed(String),
+    /// Another driver has taken over.
+    Deposed,
     /// Everything is reported.
     Done,
 }
 
-/// What is looked at from time to time.
-struct Watch {
-    next_ns: u64,
-    last_looked_ns: u64,
-    next_progress_ns: u64,
-    completed: u64,
-    since_ns: u64,
-}
-
 const ACCEPT: Token = 1 << 40;
-/// Connections that may be open at the same time, beyond the workers that the job has.
+/// Connections that may be open at the same time, beyond those of workers at work.
 const MAX_STRANGERS: usize = 64;
-/// How long messages may take to leave when a job has failed, and children to end then.
-const ABORT_NS: u64 = 200_000_000;
-/// How long children may take to end after a job that went well.
+/// How long children may take to end after a job that failed, and after one that went well.
+const FAILED_CHILDREN_NS: u64 = 200_000_000;
 const CHILDREN_NS: u64 = 2_000_000_000;
-const TERM: Term = Term(1);
 
 impl<'a> DriverNode<'a> {
     pub(crate) fn new(
         config: &'a DriverConfig,
         job: &'a Job,
         io: Box<dyn Io>,
-        doors: Doors,
+        mut doors: Doors<'a>,
         observer: &'a mut dyn Observer,
         stop: &'a StopFlag,
-    ) -> DriverNode<'a> {
-        let options = DriverOptions {
-            term: TERM,
-            workers: config.workers,
-            group_size: GroupSize::Fixed(config.group_size),
-            groups_in_flight: 2,
-            interval_ns: config.interval.as_nanos() as u64,
-            lead_ns: 5_000_000,
-            rebase_after_ns: 10_000_000_000,
-            prescheduling: config.prescheduling,
-            durability: Durability::None,
-            answer_timeout_ns: ANSWER_NS,
-            ahead: config.ahead,
-            balance: Balance::Off,
-            adaptation: Adaptation::Off,
-            bugs: Bugs::NONE,
-        };
+    ) -> Result<DriverNode<'a>, NodeError> {
+        let opening = Opening::new(config, io.waker()).inspect_err(|_| {
+            if let Doors::Listener(_, children) = &mut doors {
+                children.end(0);
+            }
+        })?;
+        opening.notices.iter().for_each(|line| observer.notice(line));
         let now_ns = monotonic_now();
         let mut node = DriverNode {
             config,
@@ -189,26 +177,27 @@ impl<'a> DriverNode<'a> {
             io,
             observer,
             stop,
-            driver: Driver::new(job.plan().clone(), options),
+            term: opening.term,
+            driver: Driver::new(job.plan().clone(), options(config, &opening, &doors)),
+            keeper: opening.keeper,
+            has_begun: false,
+            expected: BTreeSet::new(),
             members: BTreeMap::new(),
             next_number: 1,
             ready: BTreeMap::new(),
+            broken: Vec::new(),
+            complaints: Complaints::default(),
             listener: None,
             accepting: false,
-            children: Vec::new(),
-            finals: BTreeMap::new(),
+            children: Children::of(Vec::new()),
             actions: Vec::new(),
             deferred: Vec::new(),
             phase: Phase::Gathering,
-            report: JobReport::default(),
-            watch: Watch {
-                next_ns: now_ns,
-                last_looked_ns: now_ns,
-                next_progress_ns: now_ns + 2_000_000_000,
-                completed: 0,
-                since_ns: now_ns,
-            },
-            next_incarnation: Incarnation(1),
+            report: JobReport { resumed: opening.is_resumed, ..JobReport::default() },
+            changes: Changes::new(!opening.expected.is_empty()),
+            watch: Watch::new(now_ns),
+            next_incarnation: opening.next_incarnation,
+            all_were_here: true,
             began_ns: 0,
             cpu_before_ns: 0,
         };
@@ -217,36 +206,51 @@ impl<'a> DriverNode<'a> {
             Doors::Listener(listener, children) => {
                 node.listener = Some(Arc::new(listener));
                 node.children = children;
+                // Those of an earlier driver come back to an address that they know.
+                if node.children.are_none() {
+                    node.expected = opening.expected.into_iter().collect();
+                }
             }
         }
-        node
+        Ok(node)
     }
 
     pub(crate) fn run(mut self) -> Result<JobReport, NodeError> {
         let result = self.work();
+        if self.phase == Phase::Deposed {
+            // The workers are the other's.
+            self.io.close(&mut Vec::new());
+            return result.map(|()| self.report);
+        }
         if let Err(error) = &result {
             self.abort(&error.to_string());
         }
         self.io.close(&mut Vec::new());
         self.members.clear();
-        let patience_ns = if result.is_ok() { CHILDREN_NS } else { ABORT_NS };
-        end_children(&mut self.children, patience_ns);
+        self.children.end(if result.is_ok() { CHILDREN_NS } else { FAILED_CHILDREN_NS });
         result.map(|()| self.report)
     }
 
     fn work(&mut self) -> Result<(), NodeError> {
+        // Workers that nobody can have but this driver are all waited for; then they get tasks together.
+        if self.listener.is_some() && self.children.are_none() {
+            self.begin();
+        }
         loop {
             self.pump_io()?;
+            self.take_answers()?;
             self.look_around()?;
-            self.perform()?;
+            for (number, reason) in std::mem::take(&mut self.broken) {
+                self.closed(number, &reason)?;
+            }
             match &self.phase {
                 Phase::Failed(reason) => return Err(NodeError::Job(reason.clone())),
+                Phase::Deposed => return Err(NodeError::Job(self.farewell())),
                 Phase::Done => return Ok(()),
                 Phase::Gathering | Phase::Running | Phase::Finishing => {}
             }
             self.members.values_mut().for_each(|member| member.link.drive(&mut *self.io));
-            let deadline_ns = self.driver.deadline().map_or(u64::MAX, |deadline| deadline.0);
-            let timeout = self.watch.next_ns.min(deadline_ns).saturating_sub(monotonic_now());
+            let timeout = self.look_at_ns().saturating_sub(monotonic_now());
             self.io.park(Some(Duration::from_nanos(timeout)));
         }
     }
@@ -257,7 +261,8 @@ impl<'a> DriverNode<'a> {
     }
 
     fn pump_io(&mut self) -> Result<(), NodeError> {
-        let room = self.members.len() < self.config.workers as usize + MAX_STRANGERS;
+        let at_work = self.ready.len().max(self.config.workers as usize);
+        let room = self.members.len() < at_work + MAX_STRANGERS;
         if let Some(listener) = &self.listener
             && !self.accepting
             && room
@@ -296,7 +301,7 @@ impl<'a> DriverNode<'a> {
         let mut messages = Vec::new();
         let Some(member) = self.members.get_mut(&number) else { return Ok(()) };
         let result = member.link.receive(&mut messages);
-        if !messages.is_empty() {
+        if !messages.is_empty() && member.stage != Stage::Lost {
             member.last_heard_ns = monotonic_now();
         }
         for message in messages {
@@ -309,288 +314,142 @@ impl<'a> DriverNode<'a> {
     }
 
     fn hear(&mut self, number: u64, message: ToDriver) -> Result<(), NodeError> {
+        let can_recover = self.can_recover();
         let Some(member) = self.members.get_mut(&number) else { return Ok(()) };
         match (member.stage, message) {
-            (Joining::Connected, ToDriver::Hello { cores, process }) => {
-                member.cores = cores;
-                member.process = process;
-                self.welcome(number)
-            }
-            (Joining::Connected, _) => {
-                let line = format!("{} did not greet as a worker does", member.name());
-                self.turn_away(number, &line)
-            }
+            (Stage::Lost, _) => Ok(()),
+            (Stage::Connected, first) => self.hear_first(number, first),
             (_, ToDriver::Heartbeat { sent_ns, status }) => {
                 member.status = status;
                 let driver_ns = monotonic_now();
                 let answer = ToWorker::HeartbeatAnswer { sent_ns, driver_ns };
                 // That it is gone, reading tells, after what it said last.
                 let _ = match member.stage {
-                    Joining::Ready => member.link.send_quietly(answer),
-                    Joining::Connected | Joining::Welcomed | Joining::Joined => {
-                        member.link.send(answer)
-                    }
+                    Stage::Ready => member.link.send_quietly(answer),
+                    Stage::Connected
+                    | Stage::Waiting
+                    | Stage::Welcomed
+                    | Stage::Joined
+                    | Stage::Finishing
+                    | Stage::Finished
+                    | Stage::Lost => member.link.send(answer),
                 };
                 Ok(())
             }
-            (Joining::Welcomed, ToDriver::Joined { fingerprint, data_address, runtime }) => {
+            (Stage::Welcomed, ToDriver::Joined { fingerprint, data_address, runtime }) => {
                 member.runtime = runtime;
                 member.address = Some(data_address);
                 self.joined(number, fingerprint)
             }
-            (Joining::Welcomed | Joining::Joined, ToDriver::CannotJoin { reason }) => {
+            (Stage::Welcomed | Stage::Joined, ToDriver::CannotJoin { reason }) => {
                 let line = format!("{} could not join: {reason}", member.name());
                 self.turn_away(number, &line)
             }
-            (Joining::Joined, ToDriver::Ready) => {
-                member.stage = Joining::Ready;
-                let worker = member.worker;
-                let (incarnation, cores) = (member.incarnation, member.cores);
-                self.ready.insert(worker, number);
-                self.tell(DriverEvent::WorkerReady { worker, incarnation, cores });
+            (Stage::Joined, ToDriver::Ready) => {
+                self.ready(number);
                 Ok(())
             }
-            (Joining::Ready, ToDriver::Report(report)) => {
+            (Stage::Ready | Stage::Finishing, ToDriver::Report(report)) => {
+                self.observe_report(&report);
                 self.tell(DriverEvent::Message(report));
                 Ok(())
             }
-            (Joining::Ready, ToDriver::Results { rows }) => {
+            (Stage::Ready | Stage::Finishing, ToDriver::Results { rows }) => {
                 self.observer.results(&rows);
                 Ok(())
             }
-            (Joining::Ready, ToDriver::Finished(report)) => {
-                let worker = member.worker;
-                self.finals.insert(worker, *report);
-                self.check_finished();
+            (Stage::Finishing, ToDriver::Finished(report)) => {
+                self.take_final(number, &report);
                 Ok(())
             }
-            (_, ToDriver::PeerLost { worker, reason }) => {
-                self.peer_lost(worker, reason);
+            (_, ToDriver::PeerLost { worker, incarnation, reason }) => {
+                self.peer_lost(number, Life { worker, incarnation }, reason);
                 Ok(())
             }
             (_, ToDriver::Failed { reason }) => {
                 let reason = format!("{}: {reason}", member.name());
                 Err(NodeError::Job(reason))
             }
+            // It does not know yet that there is nothing to do.
+            (Stage::Finished, _) => Ok(()),
             (_, other) => {
-                let line = format!("{} broke the protocol with {other:?}", member.name());
+                let what = format!("broke the protocol with {other:?}");
+                if member.stage == Stage::Ready && can_recover {
+                    return self.part_with(number, &format!("it {what}"));
+                }
+                let line = format!("{} {what}", member.name());
                 self.turn_away(number, &line)
             }
         }
     }
 
-    /// Who has no connection to the driver any more was lost when that ended.
-    fn peer_lost(&mut self, worker: WorkerId, reason: String) {
-        let mut members = self.members.values();
-        let lost = members.find(|m| m.worker == worker && m.stage != Joining::Connected);
-        if matches!(self.phase, Phase::Gathering | Phase::Running)
-            && let Some(incarnation) = lost.map(|member| member.incarnation)
-        {
-            self.tell(DriverEvent::WorkerLost { worker, incarnation, reason });
-        }
-    }
-
-    /// A connection is gone.
-    fn closed(&mut self, number: u64, reason: &str) -> Result<(), NodeError> {
-        let Some(member) = self.members.get(&number) else { return Ok(()) };
-        let name = member.name();
-        match (&self.phase, member.stage) {
-            (_, Joining::Connected) => {
-                self.members.remove(&number);
-                Ok(())
+    /// What comes first on a connection says who calls.
+    fn hear_first(&mut self, number: u64, message: ToDriver) -> Result<(), NodeError> {
+        match message {
+            ToDriver::Hello { cores, process } => self.greeted(number, cores, process),
+            ToDriver::Return {
+                worker,
+                incarnation,
+                cores,
+                process,
+                fingerprint,
+                data_address,
+                runtime,
+                term,
+            } => {
+                let life = Life { worker, incarnation };
+                self.returned(
+                    number,
+                    Returning { life, cores, process, fingerprint, data_address, runtime, term },
+                )
             }
-            (Phase::Gathering, _) => {
-                self.turn_away(number, &format!("{name} left before the job began: {reason}"))
-            }
-            (Phase::Finishing | Phase::Done, _) if self.finals.contains_key(&member.worker) => {
-                self.members.remove(&number);
-                Ok(())
-            }
-            _ => Err(NodeError::Job(format!(
-                "{name} is lost: {reason}; the job ends, because it cannot recover yet"
-            ))),
-        }
-    }
-
-    fn tell(&mut self, event: DriverEvent) {
-        let began = monotonic_now();
-        self.driver.handle(Instant(began), event, &mut self.actions);
-        self.report.driver_schedule_ns += monotonic_now() - began;
-    }
-
-    fn perform(&mut self) -> Result<(), NodeError> {
-        if self.actions.is_empty() {
-            return Ok(());
-        }
-        let began = monotonic_now();
-        let performed = self.perform_actions();
-        self.report.driver_schedule_ns += monotonic_now() - began;
-        performed
-    }
-
-    fn perform_actions(&mut self) -> Result<(), NodeError> {
-        for action in std::mem::take(&mut self.actions) {
-            match action {
-                DriverAction::Send { to, message } => {
-                    self.count(&message);
-                    let number = self.ready.get(&to);
-                    let number = *number.expect("the driver knows only workers that are ready");
-                    self.send(number, ToWorker::Order(message))?;
-                }
-                DriverAction::GroupDone { statistics, .. } => {
-                    self.report.statistics.merge(&statistics);
-                }
-                DriverAction::Finished { last_batch } => self.finish(last_batch)?,
-                DriverAction::Failed { reason } => {
-                    self.phase = Phase::Failed(self.with_name(reason));
-                }
-                DriverAction::ReadJournal
-                | DriverAction::Append(_)
-                | DriverAction::Drained { .. }
-                | DriverAction::Deposed => {
-                    unreachable!("{action:?} of a driver without a journal that nobody drains")
-                }
+            ToDriver::Ask(_)
+            | ToDriver::Joined { .. }
+            | ToDriver::CannotJoin { .. }
+            | ToDriver::Ready
+            | ToDriver::Report(_)
+            | ToDriver::Heartbeat { .. }
+            | ToDriver::Results { .. }
+            | ToDriver::PeerLost { .. }
+            | ToDriver::Failed { .. }
+            | ToDriver::Finished(_) => {
+                let line =
+                    format!("{} did not greet as a worker does", self.members[&number].name());
+                self.turn_away(number, &line)
             }
         }
-        Ok(())
     }
 
-    /// Notes for the report that an order was sent.
-    fn count(&mut self, message: &DriverMessage) {
-        let order = &message.order;
-        if let Order::Decision { decision: Decision::ScheduleGroup(group), .. } = order {
-            self.report.schedule_messages += 1;
-            let is_new = group.group.0 > self.report.groups;
-            if is_new && group.placement.is_none() && group.purpose == Purpose::Process {
-                let mut bytes = Vec::new();
-                encode_to_worker(&ToWorker::Order(message.clone()), &mut bytes);
-                self.report.group_message_bytes = bytes.len() as u64;
-            }
-            self.report.groups = group.group.0;
-            if self.began_ns == 0 {
-                self.began_ns = monotonic_now();
-                self.cpu_before_ns = thread_cpu_ns();
-            }
-        }
-        if let Order::Release { .. } = order {
-            self.report.release_messages += 1;
-        }
+    /// Whether the job goes on when a worker is lost. Threads of this process do not come back.
+    fn can_recover(&self) -> bool {
+        self.keeper.is_some() && self.listener.is_some()
     }
 
-    /// Puts a worker's address and process behind its number.
-    fn with_name(&self, reason: String) -> String {
-        let named = self.members.values().find(|member| {
-            member.stage == Joining::Ready && reason.starts_with(&format!("{} ", member.worker))
-        });
-        match named {
-            Some(member) => reason.replacen(&member.worker.to_string(), &member.name(), 1),
-            None => reason,
-        }
-    }
-
-    fn finish(&mut self, last_batch: BatchId) -> Result<(), NodeError> {
-        self.report.last_batch = last_batch;
-        self.report.origin_ns = self.driver.origin().0;
-        // A live source's time begins at the job's zero, a file's when it was first scheduled.
-        let began_ns = if self.is_live() { self.driver.origin().0 } else { self.began_ns };
-        self.report.elapsed_ns = monotonic_now().saturating_sub(began_ns);
-        self.report.taken = self
-            .driver
-            .lineage()
-            .partitions()
-            .map(|(stage, partition, progress)| (stage, partition, progress.from, progress.to))
-            .collect();
-        self.phase = Phase::Finishing;
-        let numbers = self.joined_numbers();
-        numbers.into_iter().try_for_each(|number| self.send(number, ToWorker::Finish))
-    }
-
-    /// Whether a source waits for the start of its batches.
-    fn is_live(&self) -> bool {
-        let mut stages = self.job.plan().stages.iter();
-        stages.any(|stage| stage.kind == StageKind::Source(Pacing::Clock))
-    }
-
-    fn check_finished(&mut self) {
-        if self.finals.len() < self.report.workers as usize {
-            return;
-        }
-        for report in self.finals.values() {
-            for (name, count) in &report.counters {
-                *self.report.counters.entry(name.clone()).or_default() += count;
-            }
-            self.report.control_cpu_ns += report.control_cpu_ns;
-            self.report.cores_cpu_ns += report.cores_cpu_ns;
-            self.report.task_cpu_ns += report.task_cpu_ns;
-            self.report.idle_poll_ns += report.idle_poll_ns;
-            self.report.costs.add(&report.costs);
-            self.report.control_calls.add(&report.control_calls);
-        }
-        self.report.driver_cpu_ns = thread_cpu_ns() - self.cpu_before_ns;
-        self.report.control_cpu_ns += self.report.driver_cpu_ns;
-        self.report.control_calls.add(&self.io.calls());
-        self.phase = Phase::Done;
-    }
-
-    fn send(&mut self, number: u64, message: ToWorker) -> Result<(), NodeError> {
-        let Some(member) = self.members.get_mut(&number) else { return Ok(()) };
-        let result = member.link.send(message);
-        member.link.drive(&mut *self.io);
-        match result {
-            Ok(()) => Ok(()),
-            Err(closed) => self.closed(number, &closed.to_string()),
-        }
-    }
-
-    /// Tells every worker that it is over, and gives the messages time to leave.
-    fn abort(&mut self, reason: &str) {
-        for member in self.members.values_mut() {
-            // Who is gone already need not be told.
-            let _ = member.link.send(ToWorker::Abort { reason: reason.to_owned() });
-        }
-        let limit = monotonic_now() + ABORT_NS;
-        let mut completions = std::mem::take(&mut self.deferred);
-        while monotonic_now() < limit {
-            for Completion { token, outcome } in completions.drain(..) {
-                let number = Connection::number_of(token);
-                let closed = self
-                    .members
-                    .get_mut(&number)
-                    .is_some_and(|m| m.link.completed(outcome).is_err());
-                if closed {
-                    self.members.remove(&number);
-                }
-            }
-            self.members.retain(|_, member| !member.link.is_flushed());
-            if self.members.is_empty() {
-                return;
-            }
-            self.members.values_mut().for_each(|member| member.link.drive(&mut *self.io));
-            self.io.park(Some(Duration::from_millis(5)));
-            self.io.poll(&mut completions);
-        }
+    /// Why a driver that has been deposed ends.
+    fn farewell(&self) -> String {
+        self.keeper.as_ref().map_or_else(String::new, Keeper::farewell)
     }
 }
 
-/// Gives what was sent to a member time to leave, within reason.
-/// What completes for others meanwhile is kept for them.
-fn flush(io: &mut dyn Io, number: u64, member: &mut Member, others: &mut Vec<Completion>) {
-    let limit = monotonic_now() + 300_000_000;
-    let mut completions = Vec::new();
-    let mut broken = false;
-    while !member.link.is_flushed() && monotonic_now() < limit {
-        member.link.drive(io);
-        io.park(Some(Duration::from_millis(5)));
-        io.poll(&mut completions);
-        for completion in completions.drain(..) {
-            if Connection::number_of(completion.token) != number {
-                others.push(completion);
-            } else if member.link.completed(completion.outcome).is_err() {
-                broken = true;
-            }
-        }
-        if broken {
-            return;
-        }
+fn options(config: &DriverConfig, opening: &Opening, doors: &Doors<'_>) -> DriverOptions {
+    DriverOptions {
+        term: opening.term,
+        workers: config.workers,
+        group_size: GroupSize::Fixed(config.group_size),
+        groups_in_flight: 2,
+        interval_ns: config.interval.as_nanos() as u64,
+        lead_ns: 5_000_000,
+        rebase_after_ns: 10_000_000_000,
+        prescheduling: config.prescheduling,
+        durability: opening.durability,
+        answer_timeout_ns: match (opening.durability, doors) {
+            (Durability::Journal { .. }, Doors::Listener(..)) => DURABLE_ANSWER_NS,
+            // Nobody could go on without a thread of this process.
+            (Durability::None, _) | (Durability::Journal { .. }, Doors::Threads(_)) => ANSWER_NS,
+        },
+        ahead: config.ahead,
+        balance: Balance::Off,
+        adaptation: Adaptation::Off,
+        bugs: Bugs::NONE,
     }
 }

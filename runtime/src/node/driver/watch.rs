@@ -1,19 +1,50 @@
 //! What the driver node looks at from time to time: wishes to stop, silent workers, ended processes,
 //! batches that do not complete, and the progress that people see.
 
-use std::process::Child;
-
 use drizzle_scheduler::driver::DriverEvent;
 use drizzle_scheduler::{BatchId, Instant};
 
-use super::{DriverNode, Phase, ProgressReport};
+use super::children::ending;
+use super::observer::ProgressReport;
+use super::{DriverNode, Phase};
 use crate::clock::monotonic_now;
-use crate::node::member::{Joining, Member};
-use crate::node::{GREETING_NS, HEARTBEAT_NS, JOINING_NS, NodeError, SILENCE_NS, STALL_NS};
+use crate::node::member::{Member, Stage};
+use crate::node::{
+    GREETING_NS, HEARTBEAT_NS, JOINING_NS, NodeError, SILENCE_NS, STALL_NS, WORKER_SILENCE_NS,
+};
 use crate::wire::WorkerStatus;
 
 /// So many workers are quoted when nothing moves.
 const MAX_SAID: usize = 3;
+/// One that was given up, and told so, may keep its connection for so long.
+const PARTING_NS: u64 = 5_000_000_000;
+
+/// What is looked at from time to time.
+pub(super) struct Watch {
+    pub(super) next_ns: u64,
+    last_looked_ns: u64,
+    next_progress_ns: u64,
+    completed: u64,
+    since_ns: u64,
+    /// When the journal had this driver's first entry; 0 before.
+    pub(super) opened_ns: u64,
+    /// What it says about damage has been said.
+    pub(super) journal_was_read: bool,
+}
+
+impl Watch {
+    pub(super) fn new(now_ns: u64) -> Watch {
+        Watch {
+            next_ns: now_ns,
+            last_looked_ns: now_ns,
+            next_progress_ns: now_ns + 2_000_000_000,
+            completed: 0,
+            since_ns: now_ns,
+            opened_ns: 0,
+            journal_was_read: false,
+        }
+    }
+}
 
 impl DriverNode<'_> {
     /// Everything that depends on time and on nobody's message.
@@ -22,18 +53,19 @@ impl DriverNode<'_> {
         if self.driver.deadline().is_some_and(|deadline| deadline.0 <= now_ns) {
             self.tell(DriverEvent::Tick);
         }
+        self.judge(now_ns)?;
         if now_ns < self.watch.next_ns {
             return Ok(());
         }
         self.watch.next_ns = now_ns + HEARTBEAT_NS / 2;
-        let was_away = now_ns - self.watch.last_looked_ns > SILENCE_NS / 4;
+        let was_away = now_ns - self.watch.last_looked_ns > self.silence_ns() / 4;
         self.watch.last_looked_ns = now_ns;
         if self.stop.is_set() && !self.report.stopped {
-            self.report.stopped = true;
-            self.tell(DriverEvent::Stop);
+            self.stop_asked();
         }
         self.check_silence(now_ns, was_away)?;
-        self.check_children()?;
+        self.check_expected(now_ns)?;
+        self.check_children(now_ns)?;
         self.check_stall(now_ns);
         self.check_pauses();
         if now_ns >= self.watch.next_progress_ns {
@@ -42,37 +74,72 @@ impl DriverNode<'_> {
         Ok(())
     }
 
-    fn check_silence(&mut self, now_ns: u64, was_away: bool) -> Result<(), NodeError> {
-        for member in self.members.values_mut() {
-            if was_away {
-                member.last_heard_ns = now_ns;
+    /// When to look again, whatever comes.
+    pub(super) fn look_at_ns(&self) -> u64 {
+        let deadline_ns = self.driver.deadline().map_or(u64::MAX, |deadline| deadline.0);
+        let judge_ns = self.complaints.due_ns().unwrap_or(u64::MAX);
+        self.watch.next_ns.min(deadline_ns).min(judge_ns)
+    }
+
+    fn stop_asked(&mut self) {
+        self.report.stopped = true;
+        match self.phase {
+            Phase::Gathering if self.keeper.is_some() => {
+                self.phase = Phase::Failed("it was stopped before it began".to_owned());
             }
-        }
-        let silent = self.members.iter().find(|(_, member)| {
-            !self.finals.contains_key(&member.worker)
-                && now_ns.saturating_sub(member.last_heard_ns) > patience_with(member)
-        });
-        let silent = silent.map(|(&number, member)| (number, patience_with(member)));
-        match silent {
-            Some((number, for_ns)) => {
-                let seconds = for_ns as f64 / 1e9;
-                self.closed(number, &format!("it has been silent for {seconds} s"))
-            }
-            None => Ok(()),
+            Phase::Gathering
+            | Phase::Running
+            | Phase::Finishing
+            | Phase::Failed(_)
+            | Phase::Deposed
+            | Phase::Done => self.tell(DriverEvent::Stop),
         }
     }
 
-    fn check_children(&mut self) -> Result<(), NodeError> {
-        if self.phase != Phase::Gathering {
-            return Ok(()); // From now on their connections tell.
+    /// A worker at work that says nothing for so long is lost.
+    fn silence_ns(&self) -> u64 {
+        if self.can_recover() { WORKER_SILENCE_NS } else { SILENCE_NS }
+    }
+
+    fn check_silence(&mut self, now_ns: u64, was_away: bool) -> Result<(), NodeError> {
+        if was_away {
+            self.members.values_mut().for_each(|member| member.last_heard_ns = now_ns);
         }
-        for child in &mut self.children {
-            if let Ok(Some(status)) = child.try_wait() {
-                let process = child.id();
-                let reason =
-                    format!("worker process {process} ended before the job began: {status}");
-                return Err(NodeError::Setup(reason));
+        let silence_ns = self.silence_ns();
+        let silent = self.members.iter().filter_map(|(&number, member)| {
+            let patience_ns = patience_with(member, silence_ns);
+            let is_silent = now_ns.saturating_sub(member.last_heard_ns) > patience_ns;
+            is_silent.then_some((number, patience_ns))
+        });
+        let silent: Vec<(u64, u64)> = silent.collect();
+        silent.into_iter().try_for_each(|(number, for_ns)| {
+            let seconds = for_ns as f64 / 1e9;
+            self.part_with(number, &format!("it has been silent for {seconds} s"))
+        })
+    }
+
+    fn check_children(&mut self, now_ns: u64) -> Result<(), NodeError> {
+        let is_running = match self.phase {
+            Phase::Gathering => false,
+            Phase::Running if self.can_recover() => true,
+            // From now on their connections tell.
+            Phase::Running | Phase::Finishing | Phase::Failed(_) | Phase::Deposed | Phase::Done => {
+                return Ok(());
             }
+        };
+        while let Some((process, status)) = self.children.reap() {
+            if !is_running {
+                return Err(NodeError::Setup(format!(
+                    "worker process {process} ended before the job began: {status}"
+                )));
+            }
+            if !status.success() {
+                let line = ending(self.worker_of_process(process), process, status);
+                self.observer.notice(&line);
+            }
+        }
+        if is_running && let Some(line) = self.children.heal(now_ns) {
+            self.observer.notice(&line);
         }
         Ok(())
     }
@@ -133,13 +200,13 @@ impl DriverNode<'_> {
 
     /// The workers that have tasks: a stranger that has not said who it is holds nothing up.
     fn at_work(&self) -> impl Iterator<Item = &Member> {
-        self.members.values().filter(|member| member.stage == Joining::Ready)
+        self.members.values().filter(|member| member.stage == Stage::Ready)
     }
 
     pub(super) fn show_progress(&mut self, now_ns: u64) {
         self.watch.next_progress_ns = now_ns + 1_000_000_000;
         if self.phase == Phase::Gathering {
-            let joined = self.joined_numbers().len();
+            let joined = self.introduced_numbers().len();
             let (workers, listener) = (self.config.workers, self.listener.as_ref());
             let address = listener.and_then(|listener| listener.local_addr().ok());
             let address = address.map_or_else(String::new, |address| format!(" on {address}"));
@@ -159,32 +226,13 @@ impl DriverNode<'_> {
 }
 
 /// How long a connection may say nothing: a worker that joins builds the job in one go, table and all.
-fn patience_with(member: &Member) -> u64 {
+fn patience_with(member: &Member, silence_ns: u64) -> u64 {
     match member.stage {
-        Joining::Connected => GREETING_NS,
-        Joining::Welcomed | Joining::Joined => JOINING_NS,
-        Joining::Ready => SILENCE_NS,
-    }
-}
-
-/// Waits for the processes that this one started, and ends those that do not end by themselves.
-pub(super) fn end_children(children: &mut [Child], patience_ns: u64) {
-    let limit = monotonic_now() + patience_ns;
-    for child in children {
-        while matches!(child.try_wait(), Ok(None)) {
-            if monotonic_now() > limit {
-                let _ = child.kill();
-                let _ = child.wait();
-                break;
-            }
-            pause();
-        }
-    }
-}
-
-/// A few milliseconds in which another process may do something.
-fn pause() {
-    if let Ok(mut io) = crate::node::worker::open_control_io() {
-        io.park(Some(std::time::Duration::from_millis(5)));
+        Stage::Connected => GREETING_NS,
+        // It is us for whom it waits.
+        Stage::Finished => u64::MAX,
+        Stage::Waiting | Stage::Welcomed | Stage::Joined => JOINING_NS,
+        Stage::Ready | Stage::Finishing => silence_ns,
+        Stage::Lost => PARTING_NS,
     }
 }

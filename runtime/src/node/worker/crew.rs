@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use drizzle_scheduler::{BatchId, CoreId, Incarnation, WorkerId};
 use drizzle_shuffle::Readers;
 
 use super::{Ground, Identity, Peers, WorkerNode};
+use crate::clock::monotonic_now;
 use crate::core::{
     ControlOutbox, Core, CoreClock, CoreCommand, CoreOptions, CoreOutput, CoreParts, CoreStatus,
     LinkPlan, owner_of,
@@ -38,6 +40,13 @@ const COMMAND_CAPACITY: usize = 4096;
 /// Outputs of all cores that wait for the control loop.
 const OUTPUT_CAPACITY: usize = 4096;
 
+/// How long cores may take to end: a task may take long.
+const END_NS: u64 = 10_000_000_000;
+
+fn behind() -> NodeError {
+    NodeError::Job("a core has not read its commands for too long".to_owned())
+}
+
 /// What is around the cores of a worker.
 pub(super) struct Surroundings<'a> {
     /// Data threads of all workers on this host.
@@ -66,7 +75,7 @@ impl Crew {
         };
         let (queue, outputs) = bounded(OUTPUT_CAPACITY);
         let control = ControlOutbox { queue, waker: node.io.waker() };
-        let readers = readers_of(&links)?;
+        let readers = readers_of(node, &links)?;
         let mut links_of: BTreeMap<u16, Vec<LinkPlan>> = BTreeMap::new();
         for link in links {
             links_of.entry(owner_of(link.worker, cores)).or_default().push(link);
@@ -134,10 +143,38 @@ impl Crew {
 
     pub(super) fn tell_all(&mut self, command: impl Fn() -> CoreCommand) -> Result<(), NodeError> {
         for outbox in &mut self.commands {
-            outbox.try_send(command()).map_err(|_| {
-                NodeError::Job("a core has not read its commands for too long".to_owned())
-            })?;
+            outbox.try_send(command()).map_err(|_| behind())?;
         }
+        Ok(())
+    }
+
+    /// Hands a connection to the core that owns it.
+    pub(super) fn link(&mut self, link: LinkPlan) -> Result<(), NodeError> {
+        let owner = owner_of(link.worker, self.commands.len() as u16);
+        let command = CoreCommand::Link(Box::new(link));
+        let told = self.commands[usize::from(owner)].try_send(command);
+        told.map_err(|_| behind())
+    }
+
+    /// Ends every core, and waits for it.
+    pub(super) fn end(mut self) -> Result<(), NodeError> {
+        let limit = monotonic_now() + END_NS;
+        let mut pause = super::open_control_io()?;
+        let mut told = 0;
+        while told < self.commands.len() || self.handles.iter().any(|core| !core.is_finished()) {
+            // What they still say, nobody wants; they wait for room.
+            while self.outputs.try_recv().is_ok() {}
+            while told < self.commands.len()
+                && self.commands[told].try_send(CoreCommand::Abort).is_ok()
+            {
+                told += 1;
+            }
+            if monotonic_now() > limit {
+                return Err(NodeError::Job("a core has not ended for too long".to_owned()));
+            }
+            pause.park(Some(Duration::from_millis(1)));
+        }
+        self.join();
         Ok(())
     }
 
@@ -204,9 +241,14 @@ impl Crew {
     }
 }
 
-/// Who reads the blocks of a worker with these connections.
-fn readers_of(links: &[LinkPlan]) -> Result<Readers, NodeError> {
-    if links.iter().all(|link| link.meeting.is_none()) {
+/// Who reads the blocks of a worker with these connections. Where others may join, they may be
+/// processes of this host.
+fn readers_of(node: &WorkerNode, links: &[LinkPlan]) -> Result<Readers, NodeError> {
+    let may_others_join = match node.peers {
+        Peers::Threads(_) => false,
+        Peers::Processes => node.is_durable,
+    };
+    if !may_others_join && links.iter().all(|link| link.meeting.is_none()) {
         return Ok(Readers::Threads);
     }
     permit_descriptors().map_err(NodeError::io("cannot have more descriptors"))?;

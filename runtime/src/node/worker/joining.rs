@@ -4,18 +4,20 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use drizzle_scheduler::WorkerId;
+use drizzle_scheduler::{Life, WorkerId};
 
 use super::crew::{Crew, Surroundings};
 use super::running::Running;
-use super::{Ground, Identity, Peers, Stage, Step, WorkerNode, ended_by, open_control_io};
+use super::tie::Tie;
+use super::{Ground, Identity, Introduction, Peers, Stage, Step, WorkerNode, ended_by};
 use crate::clock::monotonic_now;
 use crate::core::LinkPlan;
 use crate::io::{Capabilities, Chosen, choose};
 use crate::node::connect::{Greetings, check_exposure, listen};
 use crate::node::memory::{Reach, WorkerShares};
 use crate::node::results::WaitingRows;
-use crate::node::{JobSetup, NodeError, Outlet};
+use crate::node::{JobDurability, JobOptions, JobSetup, NodeError, Outlet};
+use crate::storage::{Desk, Folder};
 use crate::wire::{Peer, ToDriver, ToWorker, WorkerStatus};
 
 /// What a worker has when it has built the job.
@@ -23,7 +25,6 @@ pub(super) struct Built {
     identity: Identity,
     setup: JobSetup,
     chosen: Chosen,
-    listener: Arc<TcpListener>,
     rows: WaitingRows,
 }
 
@@ -32,7 +33,6 @@ pub(super) struct Meeting {
     built: Built,
     cores_on_host: u32,
     peers: Vec<Peer>,
-    greetings: Greetings,
     limit_ns: u64,
 }
 
@@ -47,8 +47,11 @@ impl WorkerNode {
         self.pump()?;
         match self.take_message() {
             None => Ok((Stage::Greeted, Step::Until(u64::MAX))),
+            Some(ToWorker::Finish) => Ok((Stage::Over, Step::Over)),
             Some(ToWorker::Welcome { term, worker, incarnation, arguments }) => {
                 self.next_heartbeat_ns = monotonic_now();
+                self.term = term;
+                self.life = Life { worker, incarnation };
                 let identity = Identity { term, worker, incarnation };
                 Ok((Stage::Welcomed(identity, arguments), Step::Again))
             }
@@ -69,14 +72,32 @@ impl WorkerNode {
         }
         let (setup, chosen) = self.build(arguments, &outlet).map_err(NodeError::Setup)?;
         drop(outlet);
+        self.is_durable = setup.options.is_durable();
+        self.open_storage(&setup.options)?;
         let listener = Arc::new(self.listen()?);
         let data_address = listener.local_addr().map_err(NodeError::io("no local address"))?;
         let fingerprint = setup.job.plan().fingerprint;
         (self.config.notice)(&format!("{}: {}", identity.worker, chosen.describe()));
         let runtime = chosen.name();
+        self.introduction =
+            Some(Introduction { fingerprint, data_address, runtime: runtime.clone() });
+        self.greetings = match self.peers {
+            Peers::Threads(_) => None,
+            Peers::Processes => Some(Greetings::new(self.life, listener, self.io.waker())),
+        };
         self.send(ToDriver::Joined { fingerprint, data_address, runtime })?;
-        let built = Built { identity, setup, chosen, listener, rows };
+        let built = Built { identity, setup, chosen, rows };
         Ok((Stage::Built(Box::new(built)), Step::Again))
+    }
+
+    /// Opens the folder in which the job's snapshots lie, if there is one.
+    fn open_storage(&mut self, options: &JobOptions) -> Result<(), NodeError> {
+        let JobDurability::Folder { path, .. } = &options.durability else { return Ok(()) };
+        let folder = Folder::open(path).map_err(|error| NodeError::Setup(error.to_string()))?;
+        let name = format!("storage-{}", self.life.worker.0);
+        let desk = Desk::open(Arc::new(folder), &name);
+        self.storage = Some(desk.map_err(NodeError::io("cannot start the thread for storage"))?);
+        Ok(())
     }
 
     /// Builds the job and chooses host and IO, before any core is started.
@@ -104,39 +125,71 @@ impl WorkerNode {
         let (cores_on_host, peers) = match self.take_message() {
             None => return Ok((Stage::Built(built), Step::Until(u64::MAX))),
             Some(ToWorker::Peers { cores_on_host, peers }) => (cores_on_host, peers),
+            Some(ToWorker::Finish) => return Ok((Stage::Over, Step::Over)),
             Some(other) => return Err(ended_by(other)),
         };
-        if matches!(self.peers, Peers::Threads(_)) {
-            return self.start_cores(*built, cores_on_host, &peers, Vec::new());
+        if !peers.iter().any(|peer| peer.life() == self.life) {
+            return Err(NodeError::Job("the driver left us out".to_owned()));
         }
-        let own = peers.iter().find(|peer| peer.worker == built.identity.worker);
-        let own = own.ok_or_else(|| NodeError::Job("the driver left us out".to_owned()))?;
-        let listener = built.listener.clone();
-        let greetings = Greetings::begin(own, &peers, listener, open_control_io()?)?;
+        let Some(greetings) = &mut self.greetings else {
+            return self.start_cores(*built, cores_on_host, &peers, Vec::new());
+        };
+        greetings.introduce(&peers);
         let limit_ns = monotonic_now() + MEETING_NS;
-        let meeting = Meeting { built: *built, cores_on_host, peers, greetings, limit_ns };
+        let meeting = Meeting { built: *built, cores_on_host, peers, limit_ns };
         Ok((Stage::Meeting(Box::new(meeting)), Step::Again))
     }
 
     /// Looks whether every peer has called.
     pub(super) fn meet(&mut self, mut meeting: Box<Meeting>) -> Result<(Stage, Step), NodeError> {
         self.pump()?;
-        if let Some(message) = self.take_message() {
-            return Err(ended_by(message));
+        match self.take_message() {
+            None => {}
+            Some(ToWorker::Peers { peers, .. }) if self.is_durable => {
+                self.introduce(&peers);
+                meeting.peers = peers;
+            }
+            Some(ToWorker::Finish) => return Ok((Stage::Over, Step::Over)),
+            Some(other) => return Err(ended_by(other)),
         }
-        if let Some(links) = meeting.greetings.step() {
-            let notices = meeting.greetings.take_notices();
-            notices.iter().for_each(|line| (self.config.notice)(line));
+        let Some(greetings) = &mut self.greetings else { return Ok((Stage::Over, Step::Over)) };
+        let (missing, failures) = (greetings.missing(), greetings.take_failures());
+        greetings.take_notices().iter().for_each(|line| (self.config.notice)(line));
+        let is_late = monotonic_now() > meeting.limit_ns;
+        if missing.is_empty() || (is_late && self.is_durable) {
+            let links = greetings.take_links();
+            for life in missing {
+                self.say_peer_lost(life, "it did not connect within 5 s".to_owned())?;
+            }
             let Meeting { built, cores_on_host, peers, .. } = *meeting;
             return self.start_cores(built, cores_on_host, &peers, links);
         }
-        if monotonic_now() > meeting.limit_ns {
-            let missing = meeting.greetings.missing();
-            let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        for (life, reason) in failures {
+            match self.is_durable {
+                true => self.say_peer_lost(life, reason)?,
+                false => return Err(NodeError::Job(reason)),
+            }
+        }
+        if is_late {
+            let missing: Vec<String> = missing.iter().map(|life| life.worker.to_string()).collect();
             let missing = missing.join(", ");
             return Err(NodeError::Job(format!("{missing} did not connect within 5 s")));
         }
-        Ok((Stage::Meeting(meeting), Step::Again))
+        let limit_ns = meeting.limit_ns;
+        Ok((Stage::Meeting(meeting), Step::Until(limit_ns + 1)))
+    }
+
+    /// Takes in who is there.
+    pub(super) fn introduce(&mut self, peers: &[Peer]) {
+        if let Some(greetings) = &mut self.greetings {
+            greetings.introduce(peers);
+        }
+    }
+
+    /// Tells the driver that a peer cannot be reached.
+    pub(super) fn say_peer_lost(&mut self, life: Life, reason: String) -> Result<(), NodeError> {
+        let Life { worker, incarnation } = life;
+        self.say_in_any_case(ToDriver::PeerLost { worker, incarnation, reason })
     }
 
     fn start_cores(
@@ -146,12 +199,13 @@ impl WorkerNode {
         peers: &[Peer],
         links: Vec<LinkPlan>,
     ) -> Result<(Stage, Step), NodeError> {
-        let Built { identity, setup, chosen, rows, .. } = built;
+        let Built { identity, setup, chosen, rows } = built;
+        let retention = setup.options.retention_of_worker();
         let shares = self.share_memory(&setup, identity.worker, peers)?;
         rows.limit(shares.results_bytes());
         let around = Surroundings { cores_on_host, peers, links, shares };
         let crew = Crew::start(self, &identity, setup, &chosen, around)?;
-        let running = Running::new(&identity, self.config.cores, crew, rows);
+        let running = Running::new(&identity, self.config.cores, crew, rows, retention);
         Ok((Stage::Settling(Box::new(running)), Step::Again))
     }
 
@@ -182,11 +236,20 @@ impl WorkerNode {
         }
         self.heartbeat(WorkerStatus::default())?;
         self.pump_io()?;
-        if let Some(message) = self.take_message() {
-            return Err(ended_by(message));
+        match self.take_message() {
+            None => {}
+            Some(ToWorker::Peers { peers, .. }) if self.is_durable => self.introduce(&peers),
+            Some(ToWorker::Finish) => {
+                running.end()?;
+                return Ok((Stage::Over, Step::Over));
+            }
+            Some(other) => return Err(ended_by(other)),
         }
         if self.samples >= FIRST_SAMPLES {
             self.send(ToDriver::Ready)?;
+            if self.is_durable && self.address.is_some() {
+                self.tie = Tie::Whole;
+            }
             return Ok((Stage::Running(running), Step::Again));
         }
         let step = if self.asked <= self.samples { Step::Again } else { Step::Until(u64::MAX) };

@@ -1,6 +1,7 @@
 //! The worker node: a control loop beside the cores. It joins the driver, builds the job, connects
 //! to its peers ([`joining`]), starts the cores ([`crew`]), and from then on passes messages and sends
-//! heartbeats ([`running`]).
+//! heartbeats ([`running`]). It may lose its driver and find another ([`tie`]), and one life and begin
+//! another ([`lives`]).
 //!
 //! It is a plain `step` that does not wait. A worker with threads of its own steps and parks
 //! ([`WorkerLoop::run`]); a light one shares its thread, and is stepped in turn with others
@@ -8,29 +9,36 @@
 
 mod crew;
 mod joining;
+mod lives;
 mod running;
+mod tie;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use drizzle_scheduler::{Incarnation, Term, WorkerId};
+use drizzle_scheduler::{Incarnation, Life, Term, WorkerId};
 
 use crate::clock::{ClockSample, DriverClock, monotonic_now};
 use crate::core::ClockOffset;
 use crate::host::{Cpus, Meter, Neighbours};
-use crate::io::{self, Completion, Io, IoKind};
-use crate::node::connect::{Exposure, check_exposure};
+use crate::io::{self, Completion, Io, IoKind, Outcome};
+use crate::node::connect::{Exposure, Greetings};
 use crate::node::{HEARTBEAT_NS, JobFactory, NodeError, SILENCE_NS};
 use crate::storage::Desk;
-use crate::transport::{Connection, Endpoint, Mesh};
+use crate::transport::{Closed, Connection, Endpoint, Mesh};
 use crate::wire::{ToDriver, ToWorker, WorkerStatus};
 
 use joining::{Built, FIRST_SAMPLES, Meeting};
+pub use lives::run_worker;
 use running::Running;
+use tie::Tie;
 
 /// The link of a worker to its driver.
 pub(crate) type DriverLink = Endpoint<ToDriver, ToWorker>;
+
+/// How long a worker should look for a driver that is lost: whoever starts another one may be a person.
+pub const DRIVER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a worker process is started.
 #[derive(Clone)]
@@ -43,6 +51,8 @@ pub struct WorkerConfig {
     pub exposure: Exposure,
     /// Builds the job from the flags that the driver sends.
     pub factory: JobFactory,
+    /// How long it looks for a driver that is lost, if the job outlives that.
+    pub patience: Duration,
     /// Something that a person should read now, in one line.
     pub notice: fn(&str),
 }
@@ -64,23 +74,6 @@ pub(crate) enum Peers {
     Processes,
 }
 
-/// Joins the driver at `address` and works for it until the job is over.
-pub fn run_worker(address: SocketAddr, config: &WorkerConfig) -> Result<(), NodeError> {
-    check_exposure(address.ip(), config.exposure)?;
-    let stream = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(5));
-    let stream = stream.map_err(|error| {
-        NodeError::Setup(format!(
-            "cannot reach a driver at {address}: {error}; start one with: ysb driver --listen {address}"
-        ))
-    })?;
-    let local = stream.local_addr().map_err(NodeError::io("cannot ask for the local address"))?;
-    let connection = Connection::new(stream, 0).map_err(NodeError::io("cannot use the socket"))?;
-    let io = open_control_io()?;
-    let link = Endpoint::Stream(connection);
-    let node = WorkerNode::new(config, link, io, Peers::Processes, local.ip(), Ground::OwnThreads);
-    WorkerLoop::new(node).run()
-}
-
 /// A driver of IO for a control loop. It is up before the job's flags are known, and moves a few
 /// messages a second, so it is epoll everywhere; what the cores use is chosen and said.
 pub(crate) fn open_control_io() -> Result<Box<dyn Io>, NodeError> {
@@ -92,6 +85,24 @@ pub(crate) struct WorkerNode {
     config: WorkerConfig,
     ground: Ground,
     link: DriverLink,
+    /// Tells the operations of this link to the driver from those of earlier ones.
+    link_number: u64,
+    tie: Tie,
+    /// Where a driver is looked for.
+    address: Option<SocketAddr>,
+    /// It ended because there was no driver any more.
+    has_lost_driver: bool,
+    /// The driver that it follows.
+    term: Term,
+    life: Life,
+    /// What a driver that does not know it is told, once it has built the job.
+    introduction: Option<Introduction>,
+    /// Whether the job goes on when others are lost. Not known before it is built.
+    is_durable: bool,
+    /// What the next driver must be told.
+    unsaid: Vec<ToDriver>,
+    /// Connections to peers that are being made.
+    greetings: Option<Greetings>,
     /// The driver, for messages that people read.
     peer: String,
     io: Box<dyn Io>,
@@ -100,6 +111,10 @@ pub(crate) struct WorkerNode {
     /// Where the job's snapshots lie, once the job is known, if anything outlives a process.
     storage: Option<Desk>,
     clock: DriverClock,
+    /// That of a new driver, which has not told its time yet.
+    next_clock: Option<DriverClock>,
+    /// The time of a new driver is asked for, one question after the other.
+    is_settling: bool,
     offset: ClockOffset,
     last_heard_ns: u64,
     last_looked_ns: u64,
@@ -118,10 +133,19 @@ struct Identity {
     incarnation: Incarnation,
 }
 
+/// What a worker has told its driver of itself.
+struct Introduction {
+    fingerprint: u64,
+    data_address: SocketAddr,
+    runtime: String,
+}
+
 /// A worker, from its greeting to its end. A step never waits.
 pub(crate) struct WorkerLoop {
     node: WorkerNode,
     stage: Stage,
+    /// It has run tasks, or was ready to.
+    was_at_work: bool,
 }
 
 /// How far a worker is in its life.
@@ -155,6 +179,8 @@ pub(crate) enum Step {
     Until(u64),
     /// The worker has ended.
     Over,
+    /// This life of it has: it may begin another one.
+    Left,
 }
 
 /// A thread that drops its end of a channel wakes nobody: a worker that lingers looks so often.
@@ -162,16 +188,21 @@ const LINGER_LOOK_NS: u64 = 2_000_000;
 
 impl WorkerLoop {
     pub(crate) fn new(node: WorkerNode) -> WorkerLoop {
-        WorkerLoop { node, stage: Stage::New }
+        WorkerLoop { node, stage: Stage::New, was_at_work: false }
     }
 
     /// Steps until the worker has ended, on the calling thread.
     pub(crate) fn run(mut self) -> Result<(), NodeError> {
+        self.run_life().map(drop)
+    }
+
+    /// Steps until this life of the worker has ended.
+    fn run_life(&mut self) -> Result<Step, NodeError> {
         loop {
             match self.step()? {
                 Step::Again => {}
                 Step::Until(until_ns) => self.node.park(until_ns),
-                Step::Over => return Ok(()),
+                ended @ (Step::Over | Step::Left) => return Ok(ended),
             }
         }
     }
@@ -190,10 +221,14 @@ impl WorkerLoop {
                 Ok(step)
             }
             Err(error) => {
-                if is_welcome {
+                if is_welcome && !self.node.has_lost_driver {
                     self.node.tell_failure(&error);
                 }
                 self.node.io.close(&mut self.node.completions);
+                if self.node.has_lost_driver && self.node.is_durable {
+                    (self.node.config.notice)(&error.to_string());
+                    return Ok(Step::Left);
+                }
                 Err(error)
             }
         }
@@ -217,19 +252,10 @@ impl WorkerLoop {
             Stage::Built(built) => node.introduced(built),
             Stage::Meeting(meeting) => node.meet(meeting),
             Stage::Settling(running) => node.settle_clock(running),
-            Stage::Running(mut running) => match running.step(node) {
-                Ok(Step::Over) => {
-                    running.crew.join();
-                    node.next_heartbeat_ns = u64::MAX;
-                    let limit_ns = monotonic_now() + SILENCE_NS;
-                    Ok((Stage::Lingering { limit_ns }, Step::Again))
-                }
-                Ok(step) => Ok((Stage::Running(running), step)),
-                Err(error) => {
-                    running.crew.abandon();
-                    Err(error)
-                }
-            },
+            Stage::Running(running) => {
+                self.was_at_work = true;
+                node.work(running)
+            }
             Stage::Lingering { limit_ns } => {
                 let now = monotonic_now();
                 if now < limit_ns && node.pump_io().is_ok() {
@@ -259,11 +285,23 @@ impl WorkerNode {
             ground,
             peer: link.peer(),
             link,
+            link_number: 0,
+            tie: Tie::ForLife,
+            address: None,
+            has_lost_driver: false,
+            term: Term(0),
+            life: Life { worker: WorkerId(0), incarnation: Incarnation(0) },
+            introduction: None,
+            is_durable: false,
+            unsaid: Vec::new(),
+            greetings: None,
             io,
             peers,
             local_ip,
             storage: None,
             clock: DriverClock::new(),
+            next_clock: None,
+            is_settling: false,
             offset: ClockOffset::default(),
             last_heard_ns: monotonic_now(),
             last_looked_ns: monotonic_now(),
@@ -298,50 +336,91 @@ impl WorkerNode {
     }
 
     fn pump_io(&mut self) -> Result<(), NodeError> {
-        self.link.drive(&mut *self.io);
+        self.look_for_driver()?;
+        if !matches!(self.tie, Tie::Broken { .. }) {
+            self.link.drive(&mut *self.io);
+        }
         self.io.poll(&mut self.completions);
         let mut closed = Ok(());
-        for Completion { outcome, .. } in std::mem::take(&mut self.completions) {
-            closed = closed.and(self.link.completed(outcome));
+        for Completion { token, outcome } in std::mem::take(&mut self.completions) {
+            closed = closed.and(self.completed(token, outcome));
+        }
+        if let Some(greetings) = &mut self.greetings {
+            greetings.step(&mut *self.io);
+        }
+        if matches!(self.tie, Tie::Broken { .. }) {
+            return Ok(());
         }
         let first = self.messages.len();
-        let closed = closed.and(self.link.receive(&mut self.messages));
+        let closed = closed.and_then(|()| self.link.receive(&mut self.messages));
         if self.messages.len() > first {
             self.last_heard_ns = monotonic_now();
         }
         self.take_answers();
         // What came before the end still counts: it may say why.
-        if self.messages.is_empty() {
-            closed.map_err(|closed| lost(&self.peer, &closed.to_string()))?;
+        if let Err(closed) = closed
+            && self.messages.is_empty()
+        {
+            return self.driver_lost(&closed.to_string());
         }
         self.link.drive(&mut *self.io);
         self.check_silence()
     }
 
+    /// Brings an outcome to whom it belongs.
+    fn completed(&mut self, token: io::Token, outcome: Outcome) -> Result<(), Closed> {
+        match (outcome, &mut self.greetings) {
+            (Outcome::Accepted(accepted), Some(greetings)) => {
+                greetings.accepted(accepted);
+                Ok(())
+            }
+            (Outcome::Accepted(_), None) => Ok(()),
+            (outcome, _) if Connection::number_of(token) == self.link_number => {
+                self.link.completed(outcome)
+            }
+            // Of a link that was given up.
+            (_, _) => Ok(()),
+        }
+    }
+
     /// The driver is lost if it says nothing for too long, unless it was we who did not listen.
     fn check_silence(&mut self) -> Result<(), NodeError> {
-        let now = monotonic_now();
+        let (now, silence_ns) = (monotonic_now(), self.silence_ns());
         if now - self.last_looked_ns > SILENCE_NS / 4 {
             self.last_heard_ns = now;
         }
         self.last_looked_ns = now;
-        match now.saturating_sub(self.last_heard_ns) > SILENCE_NS {
-            true => Err(lost(&self.peer, "it has been silent for 1.5 s")),
+        match now.saturating_sub(self.last_heard_ns) > silence_ns {
+            true => {
+                let seconds = silence_ns as f64 / 1e9;
+                self.driver_lost(&format!("it has been silent for {seconds} s"))
+            }
             false => Ok(()),
         }
     }
 
     fn take_answers(&mut self) {
         let received = monotonic_now();
-        let (clock, samples) = (&mut self.clock, &mut self.samples);
+        let mut answers = Vec::new();
         self.messages.retain(|message| match message {
             ToWorker::HeartbeatAnswer { sent_ns, driver_ns } => {
-                clock.add(ClockSample { sent: *sent_ns, driver_now: *driver_ns, received });
-                *samples += 1;
+                answers.push(ClockSample { sent: *sent_ns, driver_now: *driver_ns, received });
                 false
             }
-            _ => true,
+            ToWorker::Welcome { .. }
+            | ToWorker::Refused { .. }
+            | ToWorker::Peers { .. }
+            | ToWorker::Order(_)
+            | ToWorker::Finish
+            | ToWorker::Abort { .. }
+            | ToWorker::Back { .. }
+            | ToWorker::Answer { .. } => true,
         });
+        for sample in answers {
+            self.settle_again();
+            self.clock.add(sample);
+            self.samples += 1;
+        }
         // Threads of one process share the clock; there is nothing to estimate.
         if matches!(self.link, Endpoint::Stream(_)) {
             let driver_ns = self.clock.at(received);
@@ -360,17 +439,29 @@ impl WorkerNode {
         if self.samples < FIRST_SAMPLES {
             return self.send(heartbeat); // It waits for the answer.
         }
-        self.link
-            .send_quietly(heartbeat)
-            .map_err(|closed| lost(&self.peer, &closed.to_string()))?;
-        self.link.drive(&mut *self.io);
+        match self.link.send_quietly(heartbeat) {
+            Ok(()) => self.link.drive(&mut *self.io),
+            Err(closed) => self.driver_lost(&closed.to_string())?,
+        }
         Ok(())
     }
 
+    /// Says something to the driver. Where there is none, nobody hears it.
     fn send(&mut self, message: ToDriver) -> Result<(), NodeError> {
-        self.link.send(message).map_err(|closed| lost(&self.peer, &closed.to_string()))?;
-        self.link.drive(&mut *self.io);
+        if !self.has_driver() {
+            return Ok(());
+        }
+        match self.link.send(message) {
+            Ok(()) => self.link.drive(&mut *self.io),
+            Err(closed) => self.driver_lost(&closed.to_string())?,
+        }
         Ok(())
+    }
+
+    /// From now on the worker needs no driver that is lost.
+    fn end_tie(&mut self) {
+        self.tie = Tie::ForLife;
+        self.last_heard_ns = monotonic_now();
     }
 
     /// Waits until what was sent is on its way, within reason.
@@ -383,7 +474,8 @@ impl WorkerNode {
 
     /// When to step again although nothing comes, if the stage wants that at `until_ns`.
     fn wake_at(&self, until_ns: u64) -> u64 {
-        until_ns.min(self.next_heartbeat_ns).min(self.last_heard_ns + SILENCE_NS)
+        let greetings_ns = self.greetings.as_ref().map_or(u64::MAX, Greetings::wake_at_ns);
+        until_ns.min(self.next_heartbeat_ns).min(self.tie_wakes_at()).min(greetings_ns)
     }
 
     fn park(&mut self, until_ns: u64) {

@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 use drizzle_scheduler::bugs::Bugs;
 use drizzle_scheduler::local::Retention;
 use drizzle_scheduler::worker::{Worker, WorkerAction, WorkerEvent};
-use drizzle_scheduler::{BatchId, WorkerId};
+use drizzle_scheduler::{BatchId, Life, WorkerId};
 
 use super::crew::Crew;
-use super::{Ground, Identity, Step, WorkerNode, ended_by};
+use super::{Ground, Identity, Stage, Step, WorkerNode, ended_by};
 use crate::clock::{monotonic_now, thread_cpu_ns};
 use crate::core::{CoreCommand, CoreOutput};
 use crate::host::Usage;
 use crate::node::results::WaitingRows;
-use crate::node::{HEARTBEAT_NS, NodeError, STALL_NS, Size};
+use crate::node::{HEARTBEAT_NS, NodeError, SILENCE_NS, STALL_NS, Size};
 use crate::wire::{CoreCosts, FinalReport, ToDriver, ToWorker, WorkerStatus};
 
 /// A worker whose cores run.
@@ -42,6 +42,13 @@ enum Finish {
     Done,
 }
 
+/// Whether this life of the worker goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    GoesOn,
+    Over,
+}
+
 /// Since when no batch has completed.
 struct StallWatch {
     completed: BatchId,
@@ -50,10 +57,41 @@ struct StallWatch {
     answer: Option<String>,
 }
 
+impl WorkerNode {
+    /// Goes on with the job.
+    pub(super) fn work(&mut self, mut running: Box<Running>) -> Result<(Stage, Step), NodeError> {
+        match running.step(self) {
+            Ok(Step::Over) => {
+                running.crew.join();
+                self.end_tie();
+                self.next_heartbeat_ns = u64::MAX;
+                let limit_ns = monotonic_now() + SILENCE_NS;
+                Ok((Stage::Lingering { limit_ns }, Step::Again))
+            }
+            Ok(Step::Left) => {
+                running.end()?;
+                self.io.close(&mut self.completions);
+                Ok((Stage::Over, Step::Left))
+            }
+            Ok(step @ (Step::Again | Step::Until(_))) => Ok((Stage::Running(running), step)),
+            Err(error) => {
+                running.crew.abandon();
+                Err(error)
+            }
+        }
+    }
+}
+
 impl Running {
-    pub(super) fn new(identity: &Identity, cores: u16, crew: Crew, rows: WaitingRows) -> Running {
+    pub(super) fn new(
+        identity: &Identity,
+        cores: u16,
+        crew: Crew,
+        rows: WaitingRows,
+        retention: Retention,
+    ) -> Running {
         let Identity { term, worker, incarnation } = *identity;
-        let (retention, bugs) = (Retention::WhenFolded, Bugs::NONE);
+        let bugs = Bugs::NONE;
         Running {
             worker,
             scheduler: Worker::new(worker, incarnation, cores, term, retention, bugs),
@@ -73,7 +111,9 @@ impl Running {
 
     /// Passes on what has come; over when everything is reported.
     pub(super) fn step(&mut self, node: &mut WorkerNode) -> Result<Step, NodeError> {
-        self.take_outputs(node)?;
+        if self.take_outputs(node)? == Fate::Over {
+            return Ok(Step::Left);
+        }
         self.send_rows(node)?;
         if matches!(self.finish, Finish::Done) {
             return Ok(Step::Over);
@@ -82,13 +122,16 @@ impl Running {
         node.heartbeat(status)?;
         node.pump_io()?;
         while let Some(message) = node.take_message() {
-            self.hear(message)?;
+            self.hear(node, message)?;
         }
-        self.perform(node)?;
+        if self.perform(node)? == Fate::Over {
+            return Ok(Step::Left);
+        }
+        self.meet_peers(node)?;
         if !self.crew.outputs.is_empty() {
             return Ok(Step::Again);
         }
-        Ok(match (self.rows.is_empty(), node.link.is_congested()) {
+        Ok(match (self.rows.is_empty() || !node.has_driver(), node.link.is_congested()) {
             (true, _) => Step::Until(u64::MAX),
             // A thread that takes from a channel wakes nobody.
             (false, true) => Step::Until(monotonic_now() + 1_000_000),
@@ -96,8 +139,16 @@ impl Running {
         })
     }
 
-    fn hear(&mut self, message: ToWorker) -> Result<(), NodeError> {
+    fn hear(&mut self, node: &mut WorkerNode, message: ToWorker) -> Result<(), NodeError> {
         match message {
+            ToWorker::Peers { peers, .. } if node.is_durable => {
+                node.introduce(&peers);
+                Ok(())
+            }
+            ToWorker::Back { term } if node.is_durable => {
+                node.driver_is_back(term);
+                Ok(())
+            }
             ToWorker::Order(order) => {
                 self.scheduler.handle(WorkerEvent::Driver(order), &mut self.actions);
                 Ok(())
@@ -111,13 +162,34 @@ impl Running {
         }
     }
 
-    fn perform(&mut self, node: &mut WorkerNode) -> Result<(), NodeError> {
+    /// Hands connections that have been made to the cores that own them.
+    fn meet_peers(&mut self, node: &mut WorkerNode) -> Result<(), NodeError> {
+        let Some(greetings) = &mut node.greetings else { return Ok(()) };
+        let (links, failures) = (greetings.take_links(), greetings.take_failures());
+        greetings.take_notices().iter().for_each(|line| (node.config.notice)(line));
+        links.into_iter().try_for_each(|link| self.crew.link(link))?;
+        failures.into_iter().try_for_each(|(life, reason)| node.say_peer_lost(life, reason))
+    }
+
+    fn perform(&mut self, node: &mut WorkerNode) -> Result<Fate, NodeError> {
         for action in self.actions.drain(..) {
             match action {
                 WorkerAction::ToCores(order) => {
                     self.crew.tell_all(|| CoreCommand::Order(order.clone()))?;
                 }
-                WorkerAction::ToDriver(message) => node.send(ToDriver::Report(message))?,
+                // It is for the driver that the schedulers follow; a later one asks for what matters.
+                WorkerAction::ToDriver(message) if self.scheduler.term() == node.term => {
+                    node.send(ToDriver::Report(message))?;
+                }
+                WorkerAction::ToDriver(_) => {}
+                WorkerAction::Leave if node.is_durable && node.address.is_some() => {
+                    let line = format!(
+                        "{}: the driver at {} gave this worker up; it joins again",
+                        self.worker, node.peer
+                    );
+                    (node.config.notice)(&line);
+                    return Ok(Fate::Over);
+                }
                 WorkerAction::Leave => {
                     let peer = &node.peer;
                     let reason = format!("the driver at {peer} gave this worker up; it ends here");
@@ -125,10 +197,10 @@ impl Running {
                 }
             }
         }
-        Ok(())
+        Ok(Fate::GoesOn)
     }
 
-    fn take_outputs(&mut self, node: &mut WorkerNode) -> Result<(), NodeError> {
+    fn take_outputs(&mut self, node: &mut WorkerNode) -> Result<Fate, NodeError> {
         while let Ok((core, output)) = self.crew.outputs.try_recv() {
             match output {
                 CoreOutput::Report(report) => {
@@ -136,21 +208,31 @@ impl Running {
                     self.send_rows(node)?;
                     let event = WorkerEvent::Core { core, report };
                     self.scheduler.handle(event, &mut self.actions);
-                    self.perform(node)?;
+                    if self.perform(node)? == Fate::Over {
+                        return Ok(Fate::Over);
+                    }
                 }
                 CoreOutput::Waiting(text) => self.watch.answer = Some(text),
                 CoreOutput::Notice(line) => (node.config.notice)(&line),
-                CoreOutput::PeerLost { worker, reason } => {
-                    node.send(ToDriver::PeerLost { worker, reason })?;
+                CoreOutput::PeerLost { worker, incarnation, reason } => {
+                    node.say_peer_lost(Life { worker, incarnation }, reason)?;
                 }
-                CoreOutput::Failed { reason } => node.send(ToDriver::Failed { reason })?,
+                CoreOutput::Failed { reason } => {
+                    node.say_in_any_case(ToDriver::Failed { reason })?;
+                }
                 CoreOutput::Finished { counters, usage, task_cpu_ns, mut costs } => {
                     self.crew.add_sleep(core, &mut costs.time);
                     self.core_finished(node, counters, (usage, task_cpu_ns), &costs)?;
                 }
             }
         }
-        Ok(())
+        Ok(Fate::GoesOn)
+    }
+
+    /// Ends this life: nobody waits for its results any more.
+    pub(super) fn end(self) -> Result<(), NodeError> {
+        drop(self.rows);
+        self.crew.end()
     }
 
     fn core_finished(
@@ -190,7 +272,8 @@ impl Running {
 
     fn send_rows(&self, node: &mut WorkerNode) -> Result<(), NodeError> {
         // A driver that is slow to read makes the sinks keep their rows.
-        while !node.link.is_congested()
+        while node.has_driver()
+            && !node.link.is_congested()
             && let Some(rows) = self.rows.take()
         {
             node.send(ToDriver::Results { rows })?;

@@ -14,8 +14,8 @@ use super::Message;
 use super::scheduling::{batch, content, core, incarnation, order, range, report, taken, worker};
 use crate::io::SystemCalls;
 use crate::wire::message::{
-    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, StatePart, TimeByKind,
-    ToDriver, ToWorker, WorkerStatus,
+    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, Request, StatePart,
+    TimeByKind, ToDriver, ToWorker, WorkerStatus,
 };
 
 pub(super) fn message() -> impl Strategy<Value = Message> {
@@ -38,9 +38,41 @@ pub(super) fn to_driver() -> impl Strategy<Value = ToDriver> {
         (any::<u64>(), status())
             .prop_map(|(sent_ns, status)| ToDriver::Heartbeat { sent_ns, status }),
         vec(any::<u8>(), 0..100).prop_map(|rows| ToDriver::Results { rows }),
-        (worker(), text()).prop_map(|(worker, reason)| ToDriver::PeerLost { worker, reason }),
+        (worker(), incarnation(), text()).prop_map(|(worker, incarnation, reason)| {
+            ToDriver::PeerLost { worker, incarnation, reason }
+        }),
         text().prop_map(|reason| ToDriver::Failed { reason }),
         final_report().prop_map(|report| ToDriver::Finished(Box::new(report))),
+        returning(),
+        request().prop_map(ToDriver::Ask),
+    ]
+}
+
+fn returning() -> impl Strategy<Value = ToDriver> {
+    let numbers = any::<(u16, u32, u64, u64)>();
+    (worker(), incarnation(), numbers, address(), text()).prop_map(
+        |(worker, incarnation, numbers, data_address, runtime)| {
+            let (cores, process, fingerprint, term) = numbers;
+            let term = Term(term);
+            ToDriver::Return {
+                worker,
+                incarnation,
+                cores,
+                process,
+                fingerprint,
+                data_address,
+                runtime,
+                term,
+            }
+        },
+    )
+}
+
+pub(super) fn request() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        Just(Request::Status),
+        any::<u32>().prop_map(|workers| Request::Scale { workers }),
+        worker().prop_map(|worker| Request::Drain { worker }),
     ]
 }
 
@@ -60,6 +92,8 @@ pub(super) fn to_worker() -> impl Strategy<Value = ToWorker> {
             .prop_map(|(sent_ns, driver_ns)| ToWorker::HeartbeatAnswer { sent_ns, driver_ns }),
         Just(ToWorker::Finish),
         text().prop_map(|reason| ToWorker::Abort { reason }),
+        any::<u64>().prop_map(|term| ToWorker::Back { term: Term(term) }),
+        text().prop_map(|text| ToWorker::Answer { text }),
     ]
 }
 

@@ -11,7 +11,7 @@ use proptest::test_runner::TestRunner;
 
 use super::samples;
 use super::scheduling;
-use crate::wire::message::{DataHead, ToDriver, ToWorker};
+use crate::wire::message::{DataHead, Request, ToDriver, ToWorker};
 
 /// Something with variants.
 pub(super) trait Variants {
@@ -36,8 +36,10 @@ macro_rules! variants {
 }
 
 variants!(ToDriver: Hello, Joined, CannotJoin, Ready, Report, Heartbeat, Results, PeerLost, Failed,
-    Finished);
-variants!(ToWorker: Welcome, Refused, Peers, Order, HeartbeatAnswer, Finish, Abort);
+    Finished, Return, Ask);
+variants!(ToWorker: Welcome, Refused, Peers, Order, HeartbeatAnswer, Finish, Abort, Back,
+    Answer);
+variants!(Request: Status, Scale, Drain);
 variants!(DataHead: Hello, Met, Blocks, Mapped, Released, Retired, Completed, Ranges,
     State);
 variants!(Order: Decision, Release, Recorded, Welcome, TakeOver, Leave, Speculate);
@@ -68,6 +70,7 @@ fn every_variant_has_a_sample() {
     assert_sampled(samples::to_driver());
     assert_sampled(samples::to_worker());
     assert_sampled(samples::data_head());
+    assert_sampled(samples::request());
     assert_sampled(scheduling::order());
     assert_sampled(scheduling::decision());
     assert_sampled(scheduling::report());

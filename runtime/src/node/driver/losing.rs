@@ -1,0 +1,201 @@
+//! How workers are lost: by a closed connection, by their silence, or because others cannot reach
+//! them. Without a journal that is the end of the job; with one it is an event for the state machine.
+
+use std::collections::BTreeMap;
+
+use drizzle_scheduler::driver::DriverEvent;
+use drizzle_scheduler::{Life, WorkerId};
+
+use super::observer::Change;
+use super::performing::flush;
+use super::{DriverNode, Phase};
+use crate::clock::monotonic_now;
+use crate::node::NodeError;
+use crate::node::member::{Member, Stage};
+
+/// Complaints are judged when so long has passed since the first of them: a process that has ended is
+/// known by its own closed connection before, and one that is cut off by the number of complaints.
+const JUDGE_AFTER_NS: u64 = 50_000_000;
+
+/// Who says of whom that they are not connected, and why.
+#[derive(Debug, Default)]
+pub(super) struct Complaints {
+    pairs: BTreeMap<(Life, Life), String>,
+    due_ns: Option<u64>,
+}
+
+impl Complaints {
+    /// When they are to be judged.
+    pub(super) fn due_ns(&self) -> Option<u64> {
+        self.due_ns
+    }
+
+    fn add(&mut self, from: Life, of: Life, reason: String) {
+        self.pairs.entry((from, of)).or_insert(reason);
+        self.due_ns.get_or_insert(monotonic_now() + JUDGE_AFTER_NS);
+    }
+
+    /// The life that most of them are about, on either side; of two it is the one complained of, and
+    /// why.
+    fn worst(&self) -> Option<(Life, String)> {
+        let mut about: BTreeMap<Life, (usize, usize)> = BTreeMap::new();
+        for (from, of) in self.pairs.keys() {
+            about.entry(*from).or_default().0 += 1;
+            let of = about.entry(*of).or_default();
+            *of = (of.0 + 1, of.1 + 1);
+        }
+        let (&worst, _) = about.iter().max_by_key(|(_, count)| **count)?;
+        let (pair, reason) =
+            self.pairs.iter().find(|((from, of), _)| [from, of].contains(&&worst))?;
+        let (from, of) = pair;
+        let other = if *of == worst { from } else { of };
+        Some((worst, format!("it and {} are not connected: {reason}", other.worker)))
+    }
+}
+
+impl DriverNode<'_> {
+    /// A worker says that its connection to another one broke.
+    pub(super) fn peer_lost(&mut self, number: u64, life: Life, reason: String) {
+        let is_it = |member: &&Member| member.holds_number() && member.life() == life;
+        let Some(lost) = self.members.values().find(is_it) else {
+            return; // Who has no connection to the driver any more was lost when that ended.
+        };
+        if !self.can_recover() {
+            if matches!(self.phase, Phase::Gathering | Phase::Running) {
+                let Life { worker, incarnation } = life;
+                self.tell(DriverEvent::WorkerLost { worker, incarnation, reason });
+            }
+            return;
+        }
+        let from = &self.members[&number];
+        if self.phase == Phase::Running && from.is_introduced() && lost.is_introduced() {
+            let from = from.life();
+            self.complaints.add(from, life, reason);
+        }
+    }
+
+    /// Gives up those of whom most is complained, until nobody complains.
+    pub(super) fn judge(&mut self, now_ns: u64) -> Result<(), NodeError> {
+        if self.complaints.due_ns.take_if(|due_ns| *due_ns <= now_ns).is_none() {
+            return Ok(());
+        }
+        let introduced = self.members.values().filter(|member| member.is_introduced());
+        let lives: Vec<Life> = introduced.map(Member::life).collect();
+        let pairs = &mut self.complaints.pairs;
+        pairs.retain(|(from, of), _| lives.contains(from) && lives.contains(of));
+        while let Some((life, reason)) = self.complaints.worst() {
+            self.complaints.pairs.retain(|(from, of), _| *from != life && *of != life);
+            if let Some(number) = self.connection_of(life) {
+                self.part_with(number, &reason)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A connection is gone.
+    pub(super) fn closed(&mut self, number: u64, reason: &str) -> Result<(), NodeError> {
+        let Some(member) = self.members.get(&number) else { return Ok(()) };
+        let name = member.name();
+        let can_recover = self.can_recover();
+        match (&self.phase, member.stage) {
+            (_, Stage::Connected | Stage::Waiting | Stage::Finished | Stage::Lost) => {
+                self.members.remove(&number);
+                Ok(())
+            }
+            (Phase::Gathering, Stage::Welcomed | Stage::Joined | Stage::Ready) if !can_recover => {
+                self.turn_away(number, &format!("{name} left before the job began: {reason}"))
+            }
+            (_, Stage::Welcomed | Stage::Joined) if can_recover => {
+                self.turn_away(number, &format!("{name} left before it was ready: {reason}"))
+            }
+            (_, Stage::Ready | Stage::Finishing) if can_recover => {
+                self.lose(number, reason);
+                self.members.remove(&number);
+                Ok(())
+            }
+            (_, Stage::Welcomed | Stage::Joined | Stage::Ready | Stage::Finishing) => {
+                Err(NodeError::Job(format!(
+                    "{name} is lost: {reason}; the job ends, because it cannot recover without --data"
+                )))
+            }
+        }
+    }
+
+    /// A worker that may still be there is given up.
+    pub(super) fn part_with(&mut self, number: u64, reason: &str) -> Result<(), NodeError> {
+        let Some(member) = self.members.get(&number) else { return Ok(()) };
+        match member.stage {
+            Stage::Ready | Stage::Finishing if self.can_recover() => {
+                self.lose(number, reason);
+                Ok(())
+            }
+            // It will be told of the job's end.
+            Stage::Ready | Stage::Finishing => self.closed(number, reason),
+            Stage::Connected
+            | Stage::Waiting
+            | Stage::Welcomed
+            | Stage::Joined
+            | Stage::Finished
+            | Stage::Lost => {
+                self.hang_up(number);
+                self.closed(number, reason)
+            }
+        }
+    }
+
+    fn hang_up(&mut self, number: u64) {
+        if let Some(member) = self.members.get_mut(&number) {
+            member.link.hang_up();
+        }
+    }
+
+    /// A worker at work is lost. Where it still has a connection, it is told to leave on that.
+    fn lose(&mut self, number: u64, reason: &str) {
+        let Some(member) = self.members.get_mut(&number) else { return };
+        let was_at_work = member.stage == Stage::Ready;
+        member.stage = Stage::Lost;
+        member.last_heard_ns = monotonic_now();
+        let (Life { worker, incarnation }, reason) = (member.life(), reason.to_owned());
+        let line = format!("{} is lost: {reason}", member.name());
+        self.observer.notice(&line);
+        if self.ready.get(&worker) == Some(&number) {
+            self.ready.remove(&worker);
+        }
+        self.event(Change::WorkerLost { worker, incarnation, reason: reason.clone() });
+        self.answered_fence(worker);
+        if was_at_work {
+            self.tell(DriverEvent::WorkerLost { worker, incarnation, reason });
+            self.peers_changed();
+        }
+        self.check_finished();
+    }
+
+    /// Forgets a connection that is not needed, in one line.
+    pub(super) fn turn_away(&mut self, number: u64, line: &str) -> Result<(), NodeError> {
+        let Some(mut member) = self.members.remove(&number) else { return Ok(()) };
+        flush(&mut *self.io, number, &mut member, &mut self.deferred);
+        member.link.hang_up();
+        let somebody_may_come = self.children.are_none() && self.listener.is_some();
+        match (&self.phase, member.stage) {
+            (_, Stage::Connected | Stage::Waiting) => {}
+            (Phase::Gathering, _) if somebody_may_come => {}
+            (Phase::Gathering, _) => return Err(NodeError::Setup(line.to_owned())),
+            (_, Stage::Welcomed | Stage::Joined | Stage::Finished | Stage::Lost)
+                if self.can_recover() =>
+            {
+                self.peers_changed();
+            }
+            // It has tasks, and nobody can take them over.
+            (_, _) => return Err(NodeError::Job(line.to_owned())),
+        }
+        self.observer.notice(line);
+        Ok(())
+    }
+
+    /// The number of a worker's process that has ended, if it is known.
+    pub(super) fn worker_of_process(&self, process: u32) -> Option<WorkerId> {
+        let mut members = self.members.values();
+        let found = members.find(|m| m.process == process && m.has_number() && m.is_here());
+        found.map(|member| member.worker)
+    }
+}
