@@ -132,7 +132,7 @@ impl Greetings {
         }
         let now_ns = monotonic_now();
         self.hear_strangers(now_ns);
-        self.early.retain(|_, (_, since_ns)| now_ns - *since_ns < PATIENCE_NS);
+        self.early.retain(|_, (_, since_ns)| now_ns.saturating_sub(*since_ns) < PATIENCE_NS);
         for link in self.calls.step(now_ns, &mut self.notices) {
             if self.linked.insert(link.worker, link.incarnation) != Some(link.incarnation) {
                 self.links.push(link);
@@ -177,7 +177,7 @@ impl Greetings {
             self.heard(Connection::number_of(token), outcome);
         }
         self.strangers.connections.retain(|_, (connection, since_ns)| {
-            let may_stay = now_ns - *since_ns < PATIENCE_NS;
+            let may_stay = now_ns.saturating_sub(*since_ns) < PATIENCE_NS;
             if !may_stay {
                 connection.hang_up();
             }
@@ -287,3 +287,6 @@ fn greeting(connection: &mut Connection) -> Result<Option<Greeting>, Closed> {
         | DataHead::Ranges { .. } => Err(Closed::Protocol("it did not greet first".to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests;

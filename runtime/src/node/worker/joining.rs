@@ -128,9 +128,7 @@ impl WorkerNode {
             Some(ToWorker::Finish) => return Ok((Stage::Over, Step::Over)),
             Some(other) => return Err(ended_by(other)),
         };
-        if !peers.iter().any(|peer| peer.life() == self.life) {
-            return Err(NodeError::Job("the driver left us out".to_owned()));
-        }
+        self.check_named(&peers)?;
         let Some(greetings) = &mut self.greetings else {
             return self.start_cores(*built, cores_on_host, &peers, Vec::new());
         };
@@ -146,6 +144,7 @@ impl WorkerNode {
         match self.take_message() {
             None => {}
             Some(ToWorker::Peers { peers, .. }) if self.is_durable => {
+                self.check_named(&peers)?;
                 self.introduce(&peers);
                 meeting.peers = peers;
             }
@@ -177,6 +176,15 @@ impl WorkerNode {
         }
         let limit_ns = meeting.limit_ns;
         Ok((Stage::Meeting(meeting), Step::Until(limit_ns + 1)))
+    }
+
+    /// Who is there must not do without this worker: then it was given up.
+    fn check_named(&mut self, peers: &[Peer]) -> Result<(), NodeError> {
+        if peers.iter().any(|peer| peer.life() == self.life) {
+            return Ok(());
+        }
+        self.has_lost_driver = true;
+        Err(NodeError::Job(format!("the driver at {} left this worker out", self.peer)))
     }
 
     /// Takes in who is there.
