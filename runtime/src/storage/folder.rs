@@ -2,16 +2,18 @@
 //!
 //! | path | holds |
 //! |---|---|
+//! | `job` | the name of the job and the fingerprint of its plan |
 //! | `terms/<term>` | who began that term; never deleted |
 //! | `journal/<sequence>.entry` | an entry of the journal (`wire::journal`), created by its number |
 //! | `journal/<sequence>.<kind>` | the same file once more, under a name that says what it is |
 //! | `snapshots/<batch>-<incarnation>-<worker>.<core>-<n>.snap` | what a core has frozen at a batch |
-//! | `*/*.tmp` | a file in the making, or what a dead process left of one |
+//! | `*.tmp`, in each of them | a file in the making, or what a dead process left of one |
 //!
 //! Sequences, terms and batches have 20 digits. Everything that is created is written and made durable
 //! under a temporary name, and then linked to its own; nothing is overwritten. Files that are none
 //! of these are left alone.
 
+mod job;
 mod journal;
 mod names;
 mod reading;
@@ -30,12 +32,15 @@ use drizzle_scheduler::{CoreId, Term};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::{AppendError, JournalRead, Storage, StorageError};
+use job::Job;
 use journal::Journal;
+use shelf::Shelf;
 use snapshots::Snapshots;
 
 /// Journal and snapshots as files.
 #[derive(Debug)]
 pub struct Folder {
+    root: Shelf,
     journal: Journal,
     snapshots: Snapshots,
 }
@@ -46,6 +51,7 @@ impl Folder {
         let path = path.into();
         let word = word()?;
         Ok(Folder {
+            root: Shelf::open(path.clone(), &word)?,
             journal: Journal::open(path.join("journal"), path.join("terms"), &word)?,
             snapshots: Snapshots::open(path.join("snapshots"), &word)?,
         })
@@ -63,6 +69,10 @@ fn word() -> Result<String, StorageError> {
 }
 
 impl Storage for Folder {
+    fn claim(&self, fingerprint: u64, name: &str) -> Result<(), StorageError> {
+        Job { fingerprint, name: name.to_owned() }.claim(&self.root)
+    }
+
     fn last_term(&self) -> Result<Term, StorageError> {
         self.journal.last_term()
     }

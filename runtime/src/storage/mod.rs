@@ -18,6 +18,10 @@ pub use folder::Folder;
 
 /// A journal and snapshots. All calls may wait for a disk.
 pub trait Storage: Send + Sync + fmt::Debug {
+    /// Says which job this storage is for, with the fingerprint of its plan; refused where it is for
+    /// another one.
+    fn claim(&self, fingerprint: u64, name: &str) -> Result<(), StorageError>;
+
     /// The largest term that any driver ever had here; 0 where none has begun, so that the job is new.
     fn last_term(&self) -> Result<Term, StorageError>;
 

@@ -36,8 +36,8 @@ type Origin = (BatchId, Incarnation);
 struct Known {
     /// The names of the files as they were listed last.
     files: BTreeMap<Origin, BTreeSet<String>>,
-    /// The tables of those that were opened, or what is wrong with them. Files never change.
-    tables: BTreeMap<String, Result<Vec<Piece>, String>>,
+    /// The tables of those that were opened. Files never change.
+    tables: BTreeMap<String, Vec<Piece>>,
 }
 
 impl Snapshots {
@@ -236,16 +236,16 @@ impl Known {
     }
 
     fn table(&mut self, shelf: &Shelf, name: &str) -> Result<&[Piece], StorageError> {
-        let path = shelf.path_of(name);
         if !self.tables.contains_key(name) {
+            let path = shelf.path_of(name);
             let table = File::open(&path).and_then(|file| read_table(&file));
             let table = table.map_err(|error| cannot("read", &path, &error))?;
+            let path = path.display();
+            let table =
+                table.map_err(|reason| StorageError(format!("{path} is damaged: {reason}")))?;
             self.tables.insert(name.to_owned(), table);
         }
-        match &self.tables[name] {
-            Ok(table) => Ok(table),
-            Err(reason) => Err(StorageError(format!("{} is damaged: {reason}", path.display()))),
-        }
+        Ok(&self.tables[name])
     }
 }
 
