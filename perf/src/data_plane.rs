@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::figures::{median, reached, write_json};
 use crate::machine;
 use crate::projection::{self, Input, Way};
-use crate::run::ysb;
+use crate::run::{Scratch, ysb};
 use crate::shuffle::{self, Shuffled};
 
 /// How the measurement is done.
@@ -36,16 +36,26 @@ struct Shape {
     what: &'static str,
     format: &'static str,
     workers: u32,
+    durability: Durability,
     /// Million events a second, where there is one.
     goal: Option<f64>,
 }
 
-const SHAPES: [Shape; 4] = [
+/// Whether a run keeps checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Durability {
+    None,
+    /// One each second.
+    Checkpoints,
+}
+
+const SHAPES: [Shape; 6] = [
     Shape {
         key: "ysb_json_meps_per_core",
         what: "YSB, JSON lines, 1 core",
         format: "json",
         workers: 1,
+        durability: Durability::None,
         goal: Some(30.0),
     },
     Shape {
@@ -53,6 +63,7 @@ const SHAPES: [Shape; 4] = [
         what: "YSB, JSON lines, 2 cores",
         format: "json",
         workers: 2,
+        durability: Durability::None,
         goal: None,
     },
     Shape {
@@ -60,6 +71,7 @@ const SHAPES: [Shape; 4] = [
         what: "YSB, records, 1 core",
         format: "binary",
         workers: 1,
+        durability: Durability::None,
         goal: Some(80.0),
     },
     Shape {
@@ -67,7 +79,24 @@ const SHAPES: [Shape; 4] = [
         what: "YSB, records, 2 cores",
         format: "binary",
         workers: 2,
+        durability: Durability::None,
         goal: None,
+    },
+    Shape {
+        key: "ysb_json_checkpoints_meps_per_core",
+        what: "the same lines, checkpoint each second",
+        format: "json",
+        workers: 1,
+        durability: Durability::Checkpoints,
+        goal: Some(30.0),
+    },
+    Shape {
+        key: "ysb_binary_checkpoints_meps_per_core",
+        what: "the same records, checkpoint each second",
+        format: "binary",
+        workers: 1,
+        durability: Durability::Checkpoints,
+        goal: Some(80.0),
     },
 ];
 
@@ -92,9 +121,10 @@ pub(crate) fn measure(flags: &Flags) -> Result<()> {
             eprintln!("round {round} of {}: {:<34}{rate:>8.1} M/s", flags.rounds, way.what);
         }
         for (index, shape) in SHAPES.iter().enumerate() {
-            let report = ysb(&command(flags, shape))?;
+            let data = Scratch::new("data");
+            let report = ysb(&command(flags, shape, &data))?;
             let rate = report["events_per_second"].as_f64().context("no events per second")? / 1e6;
-            eprintln!("round {round} of {}: {:<34}{rate:>8.1} M/s", flags.rounds, shape.what);
+            eprintln!("round {round} of {}: {:<41}{rate:>8.1} M/s", flags.rounds, shape.what);
             rates[index].push(rate);
             reports[index] = report;
         }
@@ -105,7 +135,7 @@ pub(crate) fn measure(flags: &Flags) -> Result<()> {
         "io": reports[0]["io"],
         "poll": reports[0]["poll"],
         "group_size": reports[0]["group_size"],
-        "checkpoints": "none",
+        "checkpoints": "each second where the key says so",
         "verified": true,
     });
     for ((shape, rates), report) in SHAPES.iter().zip(&rates).zip(&reports) {
@@ -124,12 +154,19 @@ pub(crate) fn measure(flags: &Flags) -> Result<()> {
     write_json(flags.json.as_deref(), &figures)
 }
 
-fn command(flags: &Flags, shape: &Shape) -> Vec<String> {
+fn command(flags: &Flags, shape: &Shape, data: &Scratch) -> Vec<String> {
     // Records are read several times faster than lines of the same size.
     let passes = if shape.format == "json" { flags.passes } else { (flags.passes / 2).max(1) };
     let (passes, workers) = (passes.to_string(), shape.workers.to_string());
     let words = ["--replay", &flags.size, "--passes", &passes, "--format", shape.format];
-    words.iter().copied().chain(["--workers", &workers]).map(str::to_owned).collect()
+    let mut words: Vec<String> = words.map(str::to_owned).to_vec();
+    words.extend(["--workers".to_owned(), workers]);
+    if shape.durability == Durability::Checkpoints {
+        let folder = data.path().to_string_lossy().into_owned();
+        words.extend(["--data".to_owned(), folder, "--checkpoint-interval".to_owned()]);
+        words.push("1s".to_owned());
+    }
+    words
 }
 
 fn print(figures: &Value, ways: &[Way]) {
@@ -153,10 +190,9 @@ fn print(figures: &Value, ways: &[Way]) {
             None => String::new(),
         };
         let hash = figures["output_hash"][shape.key].as_str().unwrap_or_default();
-        println!("{:<34}{rate:>8.1} M events/s     output {hash:<21}{goal}", shape.what);
+        println!("{:<41}{rate:>8.1} M events/s   output {hash:<21}{goal}", shape.what);
     }
     print_shuffle(figures);
-    println!("checkpoints                       none yet: the job keeps nothing durable");
     println!(
         "verified                          every run, with a sequential run over the same events"
     );

@@ -3,12 +3,14 @@
 
 #![forbid(unsafe_code)]
 
+mod cluster;
 mod data_plane;
 mod figures;
 mod latency;
 mod machine;
 mod polling;
 mod projection;
+mod recovery;
 mod run;
 mod scheduling;
 mod shuffle;
@@ -34,6 +36,8 @@ enum Measurement {
     Latency(latency::Flags),
     /// Whether polling adapts: throughput of more workers than processors, beside one for each.
     Polling(polling::Flags),
+    /// What losses cost: workers and drivers that are killed or fall silent, and workers that come and go.
+    Recovery(recovery::Flags),
     /// The other side of a shuffle, which that measurement starts as a process of its own.
     #[command(hide = true)]
     ShufflePeer(shuffle::PeerFlags),
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         Measurement::DataPlane(flags) => data_plane::measure(&flags),
         Measurement::Latency(flags) => latency::measure(&flags),
         Measurement::Polling(flags) => polling::measure(&flags),
+        Measurement::Recovery(flags) => recovery::measure(&flags),
         Measurement::Scheduling(flags) => scheduling::measure(&flags),
         Measurement::ShufflePeer(flags) => shuffle::peer(&flags),
     };

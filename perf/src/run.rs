@@ -1,6 +1,6 @@
 //! Runs of the job as processes of their own, and the figures of those that were verified.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -17,7 +17,7 @@ pub(crate) fn sum(flags: &[String]) -> Result<Value> {
 }
 
 fn job(app: &str, flags: &[String]) -> Result<Value> {
-    let report = Scratch::new();
+    let report = Scratch::new("report");
     let output = Command::new("/proc/self/exe")
         .arg(app)
         .args(flags)
@@ -34,13 +34,18 @@ fn job(app: &str, flags: &[String]) -> Result<Value> {
     Ok(report)
 }
 
-/// A file that is removed when it is no longer needed.
-struct Scratch(PathBuf);
+/// A file or folder that is removed when it is no longer needed.
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new() -> Scratch {
-        let name = format!("drizzle-perf-{}.json", std::process::id());
+    /// One of that name, which is not there yet.
+    pub(crate) fn new(name: &str) -> Scratch {
+        let name = format!("drizzle-perf-{}-{name}", std::process::id());
         Scratch(std::env::temp_dir().join(name))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 }
 
@@ -48,5 +53,6 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // It may never have been written.
         let _ = std::fs::remove_file(&self.0);
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }

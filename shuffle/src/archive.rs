@@ -22,6 +22,7 @@
 
 use std::any::TypeId;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
 use rkyv::bytecheck::CheckBytes;
@@ -57,7 +58,7 @@ impl<R: Record> Layout<R> {
 }
 
 /// Size of one archived record.
-pub(crate) const fn record_size<R: Record>() -> usize {
+pub const fn record_size<R: Record>() -> usize {
     Layout::<R>::SIZE
 }
 
@@ -148,6 +149,35 @@ fn write_record<R: Record>(record: &R, position: usize, spot: NonNull<R::Archive
     // SAFETY: (3), (4): aligned and initialized, as above; `Place` cannot leave uninitialized bytes.
     let checked = unsafe { R::Archived::check_bytes(spot.as_ptr(), &mut Plain) };
     assert!(checked.is_ok(), "a record was resolved to something that is not valid");
+}
+
+/// Appends one archived record, outside any block: snapshots are made of them.
+pub fn append_record<R: Record>(record: &R, out: &mut Vec<u8>) {
+    let mut archived = MaybeUninit::<R::Archived>::uninit();
+    write_record(record, 0, NonNull::from(&mut archived).cast());
+    let first: *const u8 = archived.as_ptr().cast();
+    // SAFETY: (4): a local buffer of this size, all bytes of which `write_record` has initialized.
+    out.extend_from_slice(unsafe { std::slice::from_raw_parts(first, Layout::<R>::SIZE) });
+}
+
+/// Reads one record that [`append_record`] has written, wherever its bytes lie.
+///
+/// # Errors
+/// If there are not exactly as many bytes, or they hold a value that the type does not have.
+pub fn read_record<R: Record>(bytes: &[u8]) -> Result<R, BodyError> {
+    let size = Layout::<R>::SIZE;
+    if bytes.len() != size {
+        let (expected, actual) = (size as u64, bytes.len() as u64);
+        return Err(BodyError::Length { expected, actual });
+    }
+    let mut archived = MaybeUninit::<R::Archived>::uninit();
+    // SAFETY: (4): the bytes were counted, and the target is a local buffer of that size.
+    unsafe { archived.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), size) };
+    // SAFETY: (3), (4): aligned, because it is a local variable of that type, and initialized.
+    let checked = unsafe { R::Archived::check_bytes(archived.as_ptr(), &mut Plain) };
+    checked.map_err(|_| BodyError::Record { index: 0 })?;
+    // SAFETY: (2): it was checked just now, and nobody has touched it since.
+    Ok(R::unarchive(unsafe { archived.assume_init_ref() }))
 }
 
 /// What follows the records of a body: alignment and root.

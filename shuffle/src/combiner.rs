@@ -1,6 +1,8 @@
 //! Aggregation in front of a block: one entry for each key and window instead of one for each
 //! record (the paper's section 3.5, optimisation within a batch).
 
+use std::ops::Range;
+
 use thiserror::Error;
 
 use crate::record::PartialEntry;
@@ -58,7 +60,8 @@ impl<K: Copy + Eq, A: Copy> Combiner<K, A> {
     }
 
     /// Applies `update` to the accumulator of `key` (whose partition hash is `hash`) and window,
-    /// which is `init` if this is the first time.
+    /// which is `init` if this is the first time. The number of the entry, in the order in which they were
+    /// first seen.
     ///
     /// # Errors
     /// If the key is new and there is no room for it; `update` was not called then.
@@ -70,7 +73,7 @@ impl<K: Copy + Eq, A: Copy> Combiner<K, A> {
         window_start: u64,
         init: A,
         update: impl FnOnce(&mut A),
-    ) -> Result<(), CombinerFull> {
+    ) -> Result<usize, CombinerFull> {
         let slot_hash = slot_hash(hash, window_start);
         let slots = &self.slots;
         let is_same = |number: usize| {
@@ -80,18 +83,26 @@ impl<K: Copy + Eq, A: Copy> Combiner<K, A> {
         match self.index.find(slot_hash, is_same) {
             Ok(number) => {
                 update(&mut self.slots[number].entry.accumulator);
-                return Ok(());
+                Ok(number)
             }
-            Err(_) if self.slots.len() == self.options.max_entries => return Err(CombinerFull),
+            Err(_) if self.slots.len() == self.options.max_entries => Err(CombinerFull),
             Err(place) => {
                 // First of all, because it is a user's and may panic.
                 let mut accumulator = init;
                 update(&mut accumulator);
                 let entry = PartialEntry { key, window_start, accumulator };
                 self.add(place, Slot { key_hash: hash, slot_hash, entry });
+                Ok(self.slots.len() - 1)
             }
         }
-        Ok(())
+    }
+
+    /// Entries by their numbers.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn entries(&self, numbers: Range<usize>) -> impl Iterator<Item = &PartialEntry<K, A>> {
+        self.slots[numbers].iter().map(|slot| &slot.entry)
     }
 
     #[inline(never)]

@@ -23,7 +23,7 @@ pub mod record;
 pub mod segment;
 pub mod store;
 
-pub use archive::{BodyCheck, BodyError, checker};
+pub use archive::{BodyCheck, BodyError, append_record, checker, read_record, record_size};
 pub use block::bundle::Bundle;
 pub use block::header::{
     BLOCK_VERSION, BlockHeader, BundleHeader, HeaderError, MAX_BLOCKS, MAX_BODY_BYTES,

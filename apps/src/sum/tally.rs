@@ -4,9 +4,9 @@
 use std::marker::PhantomData;
 
 use drizzle::connectors::{ConnectorError, Fingerprint};
-use drizzle::dataflow::{Owned, Row, Sink, SinkWriter};
+use drizzle::dataflow::{Owned, Row, Sink, SinkContext, SinkWriter};
 use drizzle::node::{Collect, Outlet};
-use drizzle::scheduler::{BatchId, Instant, PartitionId};
+use drizzle::scheduler::{BatchId, Instant};
 
 /// One result: the sum of a task, or of a reducer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,8 +102,8 @@ where
         Fingerprint::new("tallies").finish()
     }
 
-    fn open(&self, partition: PartitionId) -> Result<Self::Writer, ConnectorError> {
-        let inner = self.inner.open(partition)?;
+    fn open(&self, context: &SinkContext) -> Result<Self::Writer, ConnectorError> {
+        let inner = self.inner.open(context)?;
         Ok(TallyWriter { inner, tally: Tally::default(), last: (BatchId(0), Instant(0)) })
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use drizzle::connectors::Output;
+use drizzle::connectors::{Output, UpsertLog};
 use drizzle::dataflow::Combine;
 use drizzle::host::Polling;
 use drizzle::node::{JobDurability, JobOptions, Memory};
@@ -98,6 +98,9 @@ pub struct JobFlags {
     /// Read events from this file of JSON lines instead of generating them.
     #[arg(long, value_name = "FILE.jsonl", requires = "ads", requires = "out")]
     pub(super) events: Option<PathBuf>,
+    /// Read --events for ever, as it grows: until Ctrl-C.
+    #[arg(long, requires = "events")]
+    pub(super) follow: bool,
     /// Hold so many bytes of events in memory, over 10 windows, and read them again and again, each time
     /// 10 windows later; --rate and --duration mean nothing then.
     #[arg(long, value_name = "SIZE", conflicts_with_all = ["events", "rate", "duration"])]
@@ -114,6 +117,21 @@ pub struct JobFlags {
     /// Where counts go: NAME.jsonl for one file, anything else for a folder of part files.
     #[arg(long, value_name = "PATH", requires = "events")]
     pub(super) out: Option<PathBuf>,
+    /// Keep a journal and checkpoints in this folder, which all nodes must reach: then the job survives the
+    /// loss of workers and of its driver.
+    #[arg(long, value_name = "DIR")]
+    pub(super) data: Option<PathBuf>,
+    /// From the end of one checkpoint to the beginning of the next.
+    #[arg(long, value_name = "TIME", default_value = "1s", requires = "data")]
+    pub(super) checkpoint_interval: Span,
+    /// Go on with the job that --data holds.
+    #[arg(long, requires = "data")]
+    #[serde(skip)]
+    pub(super) resume: bool,
+    /// Write counts of generated events to an upsert log in this folder, instead of collecting them in the
+    /// driver's memory.
+    #[arg(long, value_name = "DIR", conflicts_with = "events")]
+    pub(super) upsert: Option<PathBuf>,
     /// How far event times may run backwards without being late.
     #[arg(long, default_value = "0s")]
     pub(super) out_of_orderness: Span,
@@ -184,7 +202,8 @@ const BATCH_BYTES: u64 = 4 << 20;
 impl JobFlags {
     /// Makes the flags mean the same on every node: paths from the root, partitions as a number.
     pub(super) fn settle(&mut self, cores: u32) -> Result<()> {
-        for path in [&mut self.events, &mut self.ads, &mut self.out, &mut self.dead_letter] {
+        let JobFlags { events, ads, out, dead_letter, data, upsert, .. } = self;
+        for path in [events, ads, out, dead_letter, data, upsert] {
             let Some(path) = path else { continue };
             *path = std::path::absolute(&*path)
                 .with_context(|| format!("cannot make {} absolute", path.display()))?;
@@ -198,6 +217,8 @@ impl JobFlags {
         ensure!(self.interval.0 <= Duration::from_secs(3600), "--interval must be at most 1h");
         ensure!(self.window() >= Duration::from_millis(1), "--window must be at least 1ms");
         ensure!(self.duration.0 > Duration::ZERO, "--duration must be longer than 0s");
+        let checkpoints = self.checkpoint_interval.0;
+        ensure!(checkpoints > Duration::ZERO, "--checkpoint-interval must be longer than 0s");
         let (Some(events), Some(out)) = (&self.events, self.output()) else { return Ok(()) };
         let dead_letter = self.dead_letter();
         let overwrites = |output: &Output, other: &Path| output.would_overwrite(other);
@@ -236,6 +257,20 @@ impl JobFlags {
 
     pub(super) fn dead_letter(&self) -> Option<Output> {
         self.dead_letter.as_ref().map(Output::new)
+    }
+
+    pub(super) fn upsert_log(&self) -> Option<UpsertLog> {
+        self.upsert.as_ref().map(UpsertLog::new)
+    }
+
+    pub(super) fn durability(&self) -> JobDurability {
+        match &self.data {
+            None => JobDurability::None,
+            Some(path) => JobDurability::Folder {
+                path: path.clone(),
+                checkpoint_interval: self.checkpoint_interval.into(),
+            },
+        }
     }
 
     pub(super) fn table(&self) -> Result<AdTable> {
@@ -302,7 +337,7 @@ impl JobFlags {
             ahead: self.ahead(),
             memory: self.memory(),
             batch_bytes: BATCH_BYTES,
-            durability: JobDurability::None,
+            durability: self.durability(),
             host: self.host.choice(),
             io: self.io.choice(),
             polling: self.polling(),

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use drizzle::connectors::{JsonLines, JsonLinesSink, Lines, MappedFile, Replay};
+use drizzle::connectors::{
+    GrowingFile, JsonLines, JsonLinesSink, Lines, MappedFile, Replay, UpsertSink,
+};
 use drizzle::dataflow::{
     Dataflow, DataflowOptions, Head, Job, Lookup, Owned, Sink, Stream, Transform, Tumbling,
     WindowResult,
@@ -14,7 +16,7 @@ use super::event::AdEvent;
 use super::flags::{Input, JobFlags, WatermarkFlag};
 use super::generator::{Generator, VIEW};
 use super::replay::{AdRecord, Held, Memory};
-use super::results::{encode_json, encode_row};
+use super::results::{encode_json, encode_row, encode_upsert};
 use super::table::AdTable;
 
 /// What the job yields: a campaign, a window, and how many views there were.
@@ -31,7 +33,13 @@ pub fn job(flags: &JobFlags, outlet: &Outlet, memory: &Memory) -> Result<Job> {
                 WatermarkFlag::Asserted => events,
                 WatermarkFlag::Derived => events.deriving_watermarks(),
             };
-            from_lines(flags, table, events, collect())
+            match flags.upsert_log() {
+                Some(log) => {
+                    let sink = UpsertSink::<Counts, _>::new(log, encode_upsert);
+                    from_lines(flags, table, events, sink)
+                }
+                None => from_lines(flags, table, events, collect()),
+            }
         }
         Input::Replayed(options) => match memory.get(options, &table)? {
             Held::Json(lines) => from_lines(flags, table, lines, collect()),
@@ -40,7 +48,11 @@ pub fn job(flags: &JobFlags, outlet: &Outlet, memory: &Memory) -> Result<Job> {
         Input::File { events, output } => {
             let encode = encode_json(table.clone());
             let sink = JsonLinesSink::<Counts, _>::new(output, encode);
-            from_lines(flags, table, MappedFile::open(events)?, sink)
+            let sink = if flags.data.is_some() { sink.transactional() } else { sink };
+            match flags.follow {
+                true => from_lines(flags, table, GrowingFile::open(events)?, sink),
+                false => from_lines(flags, table, MappedFile::open(events)?, sink),
+            }
         }
     }
 }

@@ -247,6 +247,7 @@ impl Report {
             "lost": lost,
             "duplicated": duplicated,
             "verified": self.is_verified(),
+            "origin_ns": self.job.origin_ns,
             "output_hash": self.output_hash.map(|hash| format!("{hash:016x}")),
             "stopped": self.job.stopped,
             "counters": self.counters.to_json(),

@@ -1,8 +1,10 @@
 //! The results of the job as bytes: lines of JSON for files, fixed rows for the driver.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use drizzle::connectors::{ConnectorError, UpsertLog};
 use drizzle::dataflow::WindowResult;
 use drizzle::scheduler::Instant;
 use serde::Serialize;
@@ -57,6 +59,54 @@ pub fn encode_row(result: &WindowResult<u32, u64>, now: Instant, out: &mut Vec<u
     out.extend_from_slice(&result.key.to_le_bytes());
     out.extend_from_slice(&result.value.to_le_bytes());
     out.extend_from_slice(&now.0.to_le_bytes());
+}
+
+/// A result by its key, which is window and campaign, and its value.
+pub fn encode_upsert(result: &WindowResult<u32, u64>, key: &mut Vec<u8>, value: &mut Vec<u8>) {
+    key.extend_from_slice(&result.window_start.to_le_bytes());
+    key.extend_from_slice(&result.key.to_le_bytes());
+    value.extend_from_slice(&result.value.to_le_bytes());
+}
+
+/// What an upsert log holds.
+pub fn read_upserts(log: &UpsertLog) -> Result<Vec<TimedRow>, ConnectorError> {
+    let rows = log.read()?.into_iter().map(|(key, upserted)| {
+        let (window_start, rest) = take(&key);
+        let (campaign, _) = take(rest);
+        let (count, _) = take(&upserted.value);
+        let row = ResultRow {
+            window_start: u64::from_le_bytes(window_start),
+            campaign: u32::from_le_bytes(campaign),
+            count: u64::from_le_bytes(count),
+        };
+        TimedRow { row, at: upserted.at }
+    });
+    Ok(rows.collect())
+}
+
+/// Results as the driver collects them: of each window and campaign the last one, and when it was first
+/// there. A worker that takes a lost one's place shows results once more.
+#[derive(Clone, Debug, Default)]
+pub struct Collected(BTreeMap<(u64, u32), (u64, Instant)>);
+
+impl Collected {
+    /// Takes a row in.
+    pub fn add(&mut self, timed: &TimedRow) {
+        let TimedRow { row: ResultRow { window_start, campaign, count }, at } = *timed;
+        let known = self.0.entry((window_start, campaign)).or_insert((count, at));
+        if known.0 != count {
+            *known = (count, at);
+        }
+    }
+
+    /// All rows, in order.
+    pub fn rows(&self) -> Vec<TimedRow> {
+        let rows = self.0.iter().map(|(&(window_start, campaign), &(count, at))| TimedRow {
+            row: ResultRow { window_start, campaign, count },
+            at,
+        });
+        rows.collect()
+    }
 }
 
 /// A row as the driver sees it.

@@ -16,7 +16,7 @@ use super::flags::{DriverFlags, JobFlags, LocalFlags, Node, YsbArguments};
 use super::job::job;
 use super::replay::Memory;
 use super::report::{self, Report, Shape};
-use super::results::{TimedRow, decode_rows};
+use super::results::{Collected, TimedRow, decode_rows, read_upserts};
 use crate::flags::{ClusterFlags, WorkerFlags};
 use crate::launch::{Failure, JOB_FAILED, choose_runtime, conclude, sentence, worker_command};
 
@@ -148,8 +148,14 @@ fn run_as_driver(
         let written = outputs().map(|output| output.path().to_owned());
         report::prepare(path, inputs.chain(written))?;
     }
-    for output in outputs() {
-        output.prepare().map_err(anyhow::Error::from)?;
+    // A job that goes on finds there what it has written.
+    if !flags.resume {
+        for output in outputs() {
+            output.prepare().map_err(anyhow::Error::from)?;
+        }
+        if let Some(log) = flags.upsert_log() {
+            log.prepare().map_err(anyhow::Error::from)?;
+        }
     }
     let mut watcher = Watcher::default();
     let report = run(config, &job, &mut watcher, &stop)?;
@@ -164,7 +170,8 @@ fn run_as_driver(
         }
     }
     let shape = Shape::new(cluster, flags, cpus.count());
-    let report = Report::new(&shape, flags, memory, report, &watcher.rows)?;
+    let rows = watcher.rows_of(flags)?;
+    let report = Report::new(&shape, flags, memory, report, &rows)?;
     print!("{report}");
     if let Some(path) = &cluster.report {
         report.write(path)?;
@@ -187,6 +194,21 @@ impl Watcher {
         if std::mem::take(&mut self.line) {
             eprint!("\r\x1b[K");
         }
+    }
+}
+
+impl Watcher {
+    /// The results of the job, as its sink says that they hold.
+    fn rows_of(self, flags: &JobFlags) -> Result<Vec<TimedRow>> {
+        if let Some(log) = flags.upsert_log() {
+            return Ok(read_upserts(&log)?);
+        }
+        if flags.data.is_none() {
+            return Ok(self.rows);
+        }
+        let mut collected = Collected::default();
+        self.rows.iter().for_each(|row| collected.add(row));
+        Ok(collected.rows())
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod fingerprint;
 mod generator;
+mod growing_file;
 mod json_lines_sink;
 mod lines;
 mod mapped_file;
@@ -9,16 +10,19 @@ mod part_files;
 mod replay;
 #[cfg(test)]
 mod tests;
+mod upsert_log;
 
 use std::path::PathBuf;
 
 pub use fingerprint::Fingerprint;
 pub use generator::{EventText, Generated, GeneratedReader, Rate, Schedule};
+pub use growing_file::{GrowingFile, GrowingFileReader};
 pub use json_lines_sink::{JsonLinesSink, JsonLinesWriter};
 pub use lines::{JsonLines, JsonLinesReader, LineReader, Lines};
 pub use mapped_file::{MappedFile, MappedFileReader};
 pub use part_files::{Output, PartFile};
 pub use replay::{Replay, ReplayedRecords, TimedRecord};
+pub use upsert_log::{UpsertLog, UpsertSink, UpsertWriter, Upserted};
 
 /// What can go wrong between a job and the outside world.
 #[derive(Debug, thiserror::Error)]

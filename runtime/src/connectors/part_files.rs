@@ -69,6 +69,28 @@ impl Output {
         PartFile::create(self.parts.join(format!("part-{:05}.jsonl", partition.0)))
     }
 
+    /// Shows lines of `partition` as a part of their own, with that number: all of them at once, and not
+    /// once more if the part is there. Nothing is made of no lines.
+    pub fn show_part(
+        &self,
+        partition: PartitionId,
+        number: u64,
+        lines: &[u8],
+    ) -> Result<(), ConnectorError> {
+        let path = self.parts.join(format!("part-{:05}-{number:020}.jsonl", partition.0));
+        if lines.is_empty() || path.exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.parts).map_err(error("create folder", &self.parts))?;
+        // Two owners of a partition may do this at the same time, with the same lines.
+        let name = format!(".part-{:05}-{number:020}-{}.tmp", partition.0, std::process::id());
+        let staged = self.parts.join(name);
+        let mut file = File::create(&staged).map_err(error("create", &staged))?;
+        let written = file.write_all(lines).and_then(|()| file.sync_data());
+        written.map_err(error("write", &staged))?;
+        fs::rename(&staged, &path).map_err(error("show", &path))
+    }
+
     /// Makes one file of the parts, in the order of partitions, and removes them. Does nothing
     /// where part files are what was asked for.
     pub fn merge(&self) -> Result<(), ConnectorError> {
@@ -103,7 +125,7 @@ impl Output {
     }
 
     /// All part files that are there, in the order of partitions.
-    fn find_parts(&self) -> Result<Vec<(u32, PathBuf)>, ConnectorError> {
+    fn find_parts(&self) -> Result<Vec<((u32, u64), PathBuf)>, ConnectorError> {
         let mut parts = Vec::new();
         for entry in fs::read_dir(&self.parts).map_err(error("list", &self.parts))? {
             let entry = entry.map_err(error("list", &self.parts))?;
@@ -160,10 +182,13 @@ fn remove_if_there(path: &Path) -> Result<(), ConnectorError> {
     }
 }
 
-/// The partition of a part file of that name.
-fn part_number(name: &std::ffi::OsStr) -> Option<u32> {
-    let digits = name.to_str()?.strip_prefix("part-")?.strip_suffix(".jsonl")?;
-    if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
+/// The partition of a part file of that name, and which of its parts it is.
+fn part_number(name: &std::ffi::OsStr) -> Option<(u32, u64)> {
+    let name = name.to_str()?.strip_prefix("part-")?.strip_suffix(".jsonl")?;
+    let (partition, number) = name.split_once('-').unwrap_or((name, "0"));
+    let is_number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
+    let both = is_number(partition) && is_number(number);
+    both.then(|| Some((partition.parse().ok()?, number.parse().ok()?)))?
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

@@ -1,11 +1,13 @@
 //! Connectors over real files in a folder of the test's own.
 
+mod surviving;
+
 use std::fs;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use drizzle_scheduler::{BatchId, Instant, PartitionId};
+use drizzle_scheduler::{BatchId, Incarnation, Instant, PartitionId};
 use proptest::prelude::*;
 
 use super::{
@@ -13,8 +15,8 @@ use super::{
     TimedRecord,
 };
 use crate::dataflow::{
-    Choice, EventTimes, InputCounters, Limit, Owned, Row, Sink, SinkWriter, Source, SourceReader,
-    Stamp,
+    Choice, EventTimes, InputCounters, Limit, Owned, Row, Sink, SinkContext, SinkWriter, Source,
+    SourceReader, Stamp,
 };
 use crate::formats::{Chunk, Field, FieldKind, Fields, JsonRecord};
 
@@ -253,7 +255,8 @@ fn fingerprints_tell_different_inputs_apart() {
 fn write_numbers(output: &Output, partition: u32, numbers: std::ops::Range<u64>) {
     let encode = |number: &u64, text: &mut Vec<u8>| text.extend(number.to_string().as_bytes());
     let sink = JsonLinesSink::<Owned<u64>, _>::new(output.clone(), encode);
-    let mut writer = Sink::<Owned<u64>>::open(&sink, PartitionId(partition)).unwrap();
+    let context = SinkContext { partition: PartitionId(partition), incarnation: Incarnation(1) };
+    let mut writer = Sink::<Owned<u64>>::open(&sink, &context).unwrap();
     // A closure's writer does not say for which row it writes.
     let writer: &mut dyn SinkWriter<Owned<u64>> = &mut writer;
     for number in numbers {

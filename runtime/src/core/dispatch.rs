@@ -1,7 +1,7 @@
 //! The ways out of a core: by pointer to itself, by mailbox to a core of its process, over a connection
 //! to any other.
 
-use drizzle_scheduler::{CoreId, WorkerId};
+use drizzle_scheduler::{CoreId, Life, WorkerId};
 use drizzle_shuffle::{Block, Bundle};
 
 use super::laps::Doing;
@@ -22,6 +22,8 @@ impl Core {
                 Parcel::Completed { from, batch } => {
                     Cargo::Completed { from, to_core: to.core, batch }
                 }
+                Parcel::Ranges { ranges, .. } => Cargo::Ranges { to_core: to.core, ranges },
+                Parcel::State(state) => Cargo::State { to_core: to.core, state },
             };
             self.ship(to.worker, cargo);
         }
@@ -48,12 +50,11 @@ impl Core {
 
     /// Sends another worker something, by way of the core that has the connection.
     fn ship(&mut self, to: WorkerId, cargo: Cargo) {
-        if self.links.has(to) {
+        let owner = CoreId { worker: self.core.worker, core: owner_of(to, self.cores) };
+        if owner == self.core {
             self.laps.lap(Doing::Send);
             return self.post(to, &cargo);
         }
-        let owner = CoreId { worker: self.core.worker, core: owner_of(to, self.cores) };
-        // Without a connection there is no peer, which the driver has been told.
         if let Some(outgoing) = self.outboxes.get_mut(&owner) {
             outgoing.send(CoreMail::Relay { to, cargo });
             self.mail_waits |= !outgoing.waiting.is_empty();
@@ -62,7 +63,10 @@ impl Core {
 
     /// Makes a frame of something for a worker whose connection is here.
     pub(super) fn post(&mut self, to: WorkerId, cargo: &Cargo) {
-        self.links.send(to, cargo);
+        // Who is no member is over, or will be before it gets anything.
+        if let Some(&(incarnation, _)) = self.scheduler.history().members.get(&to) {
+            self.links.send_to(Life { worker: to, incarnation }, cargo);
+        }
         self.laps.lap(Doing::Serialise);
     }
 }

@@ -144,7 +144,7 @@ impl Exchange {
         }
         arrived.extend(self.arrivals.drain(..).filter_map(|arrival| match arrival.parcel {
             Parcel::Block(block) => Some(block),
-            Parcel::Completed { .. } => None,
+            Parcel::Completed { .. } | Parcel::Ranges { .. } | Parcel::State(_) => None,
         }));
         result.map_err(|(_, closed)| closed.to_string())
     }

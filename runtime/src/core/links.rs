@@ -4,19 +4,23 @@
 use std::collections::BTreeMap;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::vec;
 
 use drizzle_scheduler::message::Content;
 use drizzle_scheduler::plan::Plan;
-use drizzle_scheduler::{BatchId, EdgeId, Incarnation, PartitionId, WorkerId};
+use drizzle_scheduler::{BatchId, EdgeId, Incarnation, Life, PartitionId, StageId, WorkerId};
 use drizzle_shuffle::{
     ArrivingBlock, Block, BlockHeader, BlockStore, BodyCheck, Bundle, BundleHeader,
 };
 
 use crate::dataflow::Job;
 use crate::io::{Io, Outcome, Token};
-use crate::transport::{Cargo, Closed, Connection, Loan, Parcel, Rendezvous, Sharing};
-use crate::wire::{DataHead, FrameKind, MappedPlace, decode_data, encode_data, encode_mapped};
+use crate::transport::{Cargo, Closed, Connection, Loan, Parcel, Rendezvous, Sharing, StateParcel};
+use crate::wire::{
+    DataHead, FrameKind, MAX_RANGES, MappedPlace, StatePart, decode_data, encode_data,
+    encode_mapped,
+};
 
 #[cfg(test)]
 mod tests;
@@ -52,11 +56,16 @@ pub enum Meeting {
 #[derive(Debug, Default)]
 pub struct Links {
     links: BTreeMap<WorkerId, Link>,
+    /// What lives are to get that are members and not connected yet.
+    waiting: BTreeMap<Life, Vec<Cargo>>,
 }
 
 #[derive(Debug)]
 struct Link {
+    worker: WorkerId,
     incarnation: Incarnation,
+    /// A state of which not all parts have come.
+    state: Option<ArrivingState>,
     connection: Connection,
     /// Blocks whose bodies are arriving.
     bundle: Option<ArrivingBundle>,
@@ -84,6 +93,18 @@ struct ArrivingBundle {
     /// The one whose body is arriving.
     block: Option<(u16, ArrivingBlock)>,
 }
+
+/// A state of a partition that is arriving in parts.
+#[derive(Debug)]
+struct ArrivingState {
+    about: (StageId, PartitionId, BatchId, Option<BatchId>, u64),
+    bytes: Vec<u8>,
+}
+
+/// Bytes of a state that travel in one frame.
+const STATE_PART_BYTES: usize = 1 << 20;
+/// The largest state of a partition that is taken in.
+const MAX_STATE_BYTES: u64 = 4 << 30;
 
 /// Where the bodies of a bundle are.
 #[derive(Debug)]
@@ -136,19 +157,36 @@ impl Links {
     /// Takes the connections over.
     pub fn new(plans: Vec<LinkPlan>) -> std::io::Result<Links> {
         let link = |plan: LinkPlan| Ok((plan.worker, Link::new(plan)?));
-        Ok(Links { links: plans.into_iter().map(link).collect::<std::io::Result<_>>()? })
+        let links = plans.into_iter().map(link).collect::<std::io::Result<_>>()?;
+        Ok(Links { links, waiting: BTreeMap::new() })
     }
 
     /// Takes one more over. A connection to an earlier life of the peer is closed.
     pub fn add(&mut self, plan: LinkPlan) -> std::io::Result<()> {
-        let worker = plan.worker;
-        self.links.insert(worker, Link::new(plan)?);
+        let life = Life { worker: plan.worker, incarnation: plan.incarnation };
+        self.links.insert(life.worker, Link::new(plan)?);
+        let waiting = self.waiting.remove(&life).unwrap_or_default();
+        waiting.iter().for_each(|cargo| self.send(life.worker, cargo));
         Ok(())
     }
 
-    /// Whether the connection to `worker` belongs here.
-    pub fn has(&self, worker: WorkerId) -> bool {
-        self.links.contains_key(&worker)
+    /// Closes the connection to a life that is over.
+    pub fn close(&mut self, worker: WorkerId, incarnation: Incarnation) {
+        self.waiting.remove(&Life { worker, incarnation });
+        if self.links.get(&worker).is_some_and(|link| link.incarnation == incarnation) {
+            self.links.remove(&worker);
+        }
+    }
+
+    /// Queues something for a life that is a member, also if it is not connected yet: then it waits for that, or
+    /// until the life is over.
+    pub fn send_to(&mut self, life: Life, cargo: &Cargo) {
+        match self.links.get(&life.worker).map(|link| link.incarnation) {
+            Some(connected) if connected == life.incarnation => self.send(life.worker, cargo),
+            // Another life of it has come: the one that is meant is over, as will be heard soon.
+            Some(connected) if connected > life.incarnation => {}
+            Some(_) | None => self.waiting.entry(life).or_default().push(cargo.clone()),
+        }
     }
 
     /// Queues something for a peer.
@@ -159,6 +197,12 @@ impl Links {
             Cargo::Completed { from, to_core, batch } => link.connection.send(|out| {
                 encode_data(&DataHead::Completed { from, to_core, batch }, 0, out);
             }),
+            Cargo::Ranges { to_core, ref ranges } => link.connection.send(|out| {
+                for part in ranges.chunks(MAX_RANGES) {
+                    encode_data(&DataHead::Ranges { to_core, ranges: part.to_vec() }, 0, out);
+                }
+            }),
+            Cargo::State { to_core, ref state } => link.send_state(to_core, state),
         }
     }
 
@@ -230,13 +274,65 @@ impl Link {
             }
         };
         let (bundle, memory) = (None, Memory::Enough);
-        Ok(Link { incarnation, connection, bundle, memory, rendezvous, sharing })
+        let state = None;
+        Ok(Link { worker, incarnation, state, connection, bundle, memory, rendezvous, sharing })
     }
 
     /// Blocks that the peer has not copied yet.
     #[cfg(test)]
     fn lent(&self) -> usize {
         self.sharing.as_ref().map_or(0, Sharing::lent_blocks)
+    }
+
+    fn life(&self) -> Life {
+        Life { worker: self.worker, incarnation: self.incarnation }
+    }
+
+    /// Sends a state, in parts that fit a frame.
+    fn send_state(&mut self, to_core: u16, state: &StateParcel) {
+        let StateParcel { stage, partition, batch, since, ref piece, .. } = *state;
+        let total = piece.len() as u64;
+        let mut offset = 0;
+        loop {
+            let end = piece.len().min(offset + STATE_PART_BYTES);
+            let bytes = piece[offset..end].to_vec();
+            let part =
+                StatePart { stage, partition, batch, since, total, offset: offset as u64, bytes };
+            let head = DataHead::State { to_core, part };
+            self.connection.send(|out| encode_data(&head, 0, out));
+            offset = end;
+            if offset == piece.len() {
+                return;
+            }
+        }
+    }
+
+    /// Takes a part of a state; the whole, with the last one.
+    fn take_state(&mut self, part: StatePart) -> Result<Option<StateParcel>, Closed> {
+        let wrong = || Closed::Protocol("the parts of a state do not fit each other".to_owned());
+        let StatePart { stage, partition, batch, since, total, offset, bytes } = part;
+        let about = (stage, partition, batch, since, total);
+        let mut arriving = match self.state.take() {
+            None if offset == 0 && total <= MAX_STATE_BYTES => {
+                ArrivingState { about, bytes: Vec::with_capacity(total as usize) }
+            }
+            Some(arriving) if arriving.about == about => arriving,
+            Some(_) | None => return Err(wrong()),
+        };
+        let has = arriving.bytes.len() as u64;
+        if offset != has || has + bytes.len() as u64 > total {
+            return Err(wrong());
+        }
+        arriving.bytes.extend_from_slice(&bytes);
+        if (arriving.bytes.len() as u64) < total {
+            if bytes.is_empty() {
+                return Err(wrong());
+            }
+            self.state = Some(arriving);
+            return Ok(None);
+        }
+        let (from, piece) = (self.life(), arriving.bytes.into());
+        Ok(Some(StateParcel { from, stage, partition, batch, since, piece }))
     }
 
     /// Sends blocks: their bodies too, unless the peer can read them where they are.
@@ -316,9 +412,14 @@ impl Link {
                 let parcel = Parcel::Completed { from, batch };
                 arrivals.push(Arrival { to_core, parcel });
             }
-            // Ranges are relayed to those who keep them, and no job does yet.
-            DataHead::Ranges { .. } => {
-                return Err(Closed::Protocol("ranges came, which nobody keeps".to_owned()));
+            DataHead::Ranges { to_core, ranges } => {
+                let parcel = Parcel::Ranges { from: self.life(), ranges: ranges.into() };
+                arrivals.push(Arrival { to_core, parcel });
+            }
+            DataHead::State { to_core, part } => {
+                if let Some(state) = self.take_state(part)? {
+                    arrivals.push(Arrival { to_core, parcel: Parcel::State(Arc::new(state)) });
+                }
             }
             DataHead::Blocks { header } => {
                 let incarnation = self.incarnation;

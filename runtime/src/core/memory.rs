@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use drizzle_scheduler::local::Run;
+use drizzle_scheduler::local::{Retention, Run};
 use drizzle_scheduler::plan::Plan;
 use drizzle_scheduler::{BatchId, CoreId, StageId, WorkerId};
 use drizzle_shuffle::{Block, BlockStore, BlockWatch, Readers, StoreOptions};
@@ -92,7 +92,12 @@ const BATCH_LOSS: usize = 3;
 const LEAST_BATCH_BYTES: u64 = 256;
 
 impl Memory {
-    pub(super) fn new(plan: &Plan, options: MemoryOptions, readers: Readers) -> Memory {
+    pub(super) fn new(
+        plan: &Plan,
+        options: MemoryOptions,
+        readers: Readers,
+        retention: Retention,
+    ) -> Memory {
         let writes = |stage: &StageId| plan.edges_out_of(*stage).next().is_some();
         let waiting_stages = plan.stage_ids().filter(|&stage| !plan.is_source(stage));
         let allowed = |bytes: &usize| bytes * 2 / (SEGMENT_LOSS * BATCH_LOSS);
@@ -108,7 +113,12 @@ impl Memory {
         Memory {
             written: BlockStore::for_readers(options.written, readers),
             received: BlockStore::new(options.received),
-            waiting_stages: waiting_stages.filter(writes).collect(),
+            // Where blocks are retained it is a checkpoint that frees memory, which may wait for these very
+            // tasks: then only sources pause.
+            waiting_stages: match retention {
+                Retention::WhenFolded => waiting_stages.filter(writes).collect(),
+                Retention::UntilDurable { .. } => Vec::new(),
+            },
             live: VecDeque::new(),
             peers,
             batch_bytes: first.max(LEAST_BATCH_BYTES).min(options.batch_bytes),
@@ -184,6 +194,18 @@ impl Memory {
         if let Some(peer) = self.peers.get_mut(&core.worker) {
             peer.completed(core, batch);
         }
+    }
+
+    /// A worker has joined. It has as much memory for this core as those that were there have.
+    pub(super) fn add_peer(&mut self, worker: WorkerId) {
+        let narrowest = self.peers.values().map(|peer| peer.allowed).min();
+        let allowed = narrowest.unwrap_or(self.options.received.max_bytes / BATCH_LOSS);
+        self.peers.insert(worker, Peer { allowed, ..Peer::default() });
+    }
+
+    /// A worker is gone, with what was sent to it.
+    pub(super) fn forget_peer(&mut self, worker: WorkerId) {
+        self.peers.remove(&worker);
     }
 
     /// Whether open windows of so many bytes are more than the core may keep.

@@ -8,9 +8,11 @@ mod dispatch;
 mod ending;
 pub mod exchange;
 mod inputs;
+mod keeping;
 mod laps;
 mod links;
 mod memory;
+mod states;
 mod status;
 mod task_clock;
 mod tasks;
@@ -38,6 +40,7 @@ use crate::wire::CoreCosts;
 pub use boundary::abort_on_panic_outside_tasks;
 pub use clock::{ClockOffset, CoreClock};
 use inputs::Inputs;
+use keeping::Keeping;
 use laps::{Doing, Laps};
 use links::{Arrival, Links};
 pub use links::{LinkPlan, Meeting};
@@ -68,6 +71,8 @@ pub enum CoreOutput {
     Report(CoreReport),
     /// Answer to `Explain`.
     Waiting(String),
+    /// Something that a person should know, in one line.
+    Notice(String),
     /// A peer's data connection is gone.
     PeerLost {
         /// The peer.
@@ -179,7 +184,8 @@ pub struct Core {
     /// The last step found nothing.
     was_idle: bool,
     phase: Phase,
-    storage: Option<Desk>,
+    /// What is kept for others and for later, where something outlives the process.
+    keeping: Option<Keeping>,
     // Scratch, kept for its capacity.
     actions: Vec<LocalAction>,
     completions: Vec<Completion>,
@@ -223,7 +229,9 @@ impl Core {
         let plan = parts.job.plan().clone();
         let stage_count = plan.stages.len();
         let combiner_bytes = parts.options.memory.combiner_bytes;
-        let memory = Memory::new(&plan, parts.options.memory, parts.readers);
+        let memory =
+            Memory::new(&plan, parts.options.memory, parts.readers, parts.options.local.retention);
+        let keeping = parts.storage.map(|storage| Keeping::new(storage, parts.io.waker()));
         let outboxes = parts.place.outboxes.into_iter();
         let outboxes = outboxes
             .map(|(core, outbox)| (core, Outgoing { outbox, waiting: VecDeque::new() }))
@@ -261,7 +269,7 @@ impl Core {
             laps: Laps::new(),
             was_idle: false,
             phase: Phase::Running,
-            storage: parts.storage,
+            keeping,
             actions: Vec::new(),
             completions: Vec::new(),
             outgoing: Vec::new(),
@@ -289,6 +297,9 @@ impl Core {
             self.origin = group.origin;
             self.meter.begin();
         }
+        if let Order::Decision { decision: Decision::Fence(lives), .. } = &order {
+            self.close_fenced(lives);
+        }
         let now = self.clock.at(self.laps.lap(Doing::Receive));
         self.scheduler.handle(now, LocalEvent::Order(order), &mut self.actions);
         self.laps.lap(Doing::Schedule);
@@ -298,6 +309,7 @@ impl Core {
     /// Takes a connection over, in place of that to an earlier life.
     fn link(&mut self, plan: LinkPlan) {
         let worker = plan.worker;
+        self.memory.add_peer(worker);
         if let Err(error) = self.links.add(plan) {
             self.peer_lost(worker, &format!("its connection cannot be used: {error}"));
         }
@@ -324,6 +336,12 @@ impl Core {
             Parcel::Block(block) => {
                 if self.scheduler.offer(block.notice()) == Offer::Keep {
                     self.inputs.add(&self.context.plan, block);
+                }
+            }
+            Parcel::Ranges { from, ranges } => self.learn(now_ns, from, &ranges),
+            Parcel::State(state) => {
+                if let Err(reason) = self.state_arrives(now_ns, &state) {
+                    self.fail(reason);
                 }
             }
             Parcel::Completed { from, batch } => {
@@ -398,15 +416,23 @@ impl Core {
         }
         let ranges = std::mem::take(&mut self.ranges);
         let run_ns = ended - started;
-        // Nothing is kept for others, so nobody asks what was published.
-        let (published, combined) = (&[], &[]);
-        let event = LocalEvent::RunDone { run: &run, ranges: &ranges, published, combined, run_ns };
+        // Nobody asks what was published where nothing is kept for others.
+        let published = self.retain_outgoing();
+        let event = LocalEvent::RunDone {
+            run: &run,
+            ranges: &ranges,
+            published: &published,
+            combined: &[],
+            run_ns,
+        };
         self.scheduler.handle(self.clock.at(ended), event, &mut self.actions);
+        self.give_back(published);
         self.ranges = ranges;
         self.ranges.clear();
         self.laps.lap(Doing::Schedule);
         self.perform();
         let mut outgoing = std::mem::take(&mut self.outgoing);
+        self.relay_ranges(outgoing.iter().map(|&(to, _)| to));
         self.hand_over_blocks(&mut outgoing);
         self.outgoing = outgoing;
         self.laps.lap(Doing::Send);
@@ -445,13 +471,16 @@ impl Core {
                 | LocalAction::DropCopy { .. }
                 | LocalAction::DropEarly { .. }
                 | LocalAction::Recorded { .. } => {
-                    unreachable!("{action:?} in a job that keeps nothing and ends with a loss")
+                    if let Err(reason) = self.perform_kept(action) {
+                        self.fail(reason);
+                    }
                 }
             }
         }
         if self.actions.is_empty() {
             self.actions = actions;
         }
+        self.write_frozen();
     }
 
     fn report(&mut self, mut report: CoreReport) {
@@ -476,6 +505,10 @@ impl Core {
     fn fail(&mut self, reason: String) {
         self.phase = Phase::Failed;
         self.tell_control(CoreOutput::Failed { reason });
+    }
+
+    fn warn(&mut self, line: String) {
+        self.tell_control(CoreOutput::Notice(line));
     }
 
     fn tell_control(&mut self, output: CoreOutput) {
@@ -524,6 +557,7 @@ impl CoreLoop for Core {
         let mut busy = self.read_commands();
         busy |= self.read_mail();
         busy |= self.poll_io();
+        busy |= self.read_storage();
         busy |= self.run_one();
         // What a step queues last would otherwise wait for somebody to wake the core.
         busy |= self.links.has_queued();

@@ -1,10 +1,10 @@
 //! Running a task: whether there is memory for it, what it has at hand, and what it leaves.
 
-use drizzle_scheduler::Instant;
 use drizzle_scheduler::local::Run;
 use drizzle_scheduler::message::Purpose;
+use drizzle_scheduler::{Instant, StageId};
 
-use super::{Core, Running, boundary};
+use super::{Core, Running, boundary, inputs};
 use crate::connectors::ConnectorError;
 use crate::dataflow::stage::{Intake, IntakeState, Output, Stage, StageContext};
 use crate::node::Size;
@@ -31,7 +31,7 @@ impl Core {
         let plan = self.context.plan.clone();
         let name = &plan.stage(run.stage).name;
         let failed = |reason: String| format!("stage {name:?} failed in {}: {reason}", run.batch);
-        boundary::run(|| self.open(run)).map_err(failed)?;
+        boundary::run(|| self.open(run.stage)).map_err(failed)?;
         let placement = self.scheduler.placements().at(run.batch);
         let placement = placement.expect("a batch that runs is placed").clone();
         let is_source = plan.is_source(run.stage);
@@ -41,11 +41,15 @@ impl Core {
         };
         let stage = self.stages[run.stage.index()].as_mut().expect("it was opened");
         let inputs = self.inputs.of(run.batch, run.stage);
+        let folded = inputs::choose(&plan, &self.scheduler, run, inputs);
+        let folded = folded.as_deref();
         let ranges = std::mem::take(&mut self.ranges);
-        let mut intake = Intake { origin: self.origin, inputs, ranges, intake, batch_bytes };
+        let origin = self.origin;
+        let mut intake = Intake { origin, inputs, folded, ranges, intake, batch_bytes };
         let mut output = Output {
             clock: &self.clock,
             placement: &placement,
+            epoch: self.scheduler.epoch(),
             store: &mut self.memory.written,
             outgoing: &mut self.outgoing,
         };
@@ -97,11 +101,11 @@ impl Core {
         &mut **stage.expect("it was opened before it ran")
     }
 
-    fn open(&mut self, run: &Run) -> Result<(), ConnectorError> {
-        let stage = &mut self.stages[run.stage.index()];
-        if stage.is_none() {
-            let context = StageContext { stage: run.stage, ..self.context.clone() };
-            *stage = Some(self.job.open_stage(&context)?);
+    pub(super) fn open(&mut self, stage: StageId) -> Result<(), ConnectorError> {
+        let place = &mut self.stages[stage.index()];
+        if place.is_none() {
+            let context = StageContext { stage, ..self.context.clone() };
+            *place = Some(self.job.open_stage(&context)?);
         }
         Ok(())
     }

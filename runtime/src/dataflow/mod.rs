@@ -25,20 +25,23 @@ mod sink_terminal;
 mod source;
 mod source_head;
 pub(crate) mod stage;
+pub(crate) mod state;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 mod transform;
 mod window;
 mod window_head;
+mod window_state;
 
 pub use aggregate::{Aggregate, Combining, Count};
 pub use job::{Combine, Dataflow, DataflowOptions, Job, JobError};
 pub use row::{Owned, Row, Stamp};
-pub use sink::{Sink, SinkWriter};
+pub use sink::{Beginning, Sink, SinkContext, SinkWriter};
 pub use source::{Choice, EventTimes, InputCounters, Limit, Source, SourceReader};
 pub use source_head::SourceHead;
 pub use stage::{Head, TaskError};
+pub use state::{Origin, Piece, StateError};
 pub use stream::{KeyedStream, Stream, WindowedStream};
 pub use transform::{Filter, FilterMap, Identity, Lookup, LookupJoin, Map, Transform};
 pub use window::{Tumbling, WindowResult};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use drizzle_scheduler::local::Run;
 use drizzle_scheduler::message::{BlockNotice, Content, SourceRange, TakenRange};
 use drizzle_scheduler::placement::Placement;
-use drizzle_scheduler::{CoreId, EdgeId, Epoch, Incarnation, PartitionId, StageId, Watermark};
+use drizzle_scheduler::{CoreId, EdgeId, Incarnation, PartitionId, StageId, Watermark};
 use drizzle_shuffle::{
     BlockParts, BlockWriter, Combiner, CombinerOptions, PartialEntry, PartitionKey, RawEntry,
     Record, StoreFull, partition_of,
@@ -17,6 +17,7 @@ use crate::connectors::ConnectorError;
 use crate::dataflow::aggregate::{Aggregate, Combining};
 use crate::dataflow::job::Combine;
 use crate::dataflow::stage::{OpenTerminal, Output, StageContext, TaskError, Terminal};
+use crate::dataflow::state::Keeps;
 use crate::dataflow::window::Tumbling;
 use crate::dataflow::{Row, Stamp};
 
@@ -108,7 +109,7 @@ enum Writers<K: Record, V: Record, A: Record> {
 /// The cores of the stage downstream under one placement.
 #[derive(Debug, Default)]
 struct Destinations {
-    epoch: Option<Epoch>,
+    placement: Option<Arc<Placement>>,
     /// Each core with its partitions, which every block for it covers.
     cores: Vec<(CoreId, Arc<[PartitionId]>)>,
     /// For each partition, the place of its core in `cores`.
@@ -116,11 +117,11 @@ struct Destinations {
 }
 
 impl Destinations {
-    fn new(placement: &Placement, stage: StageId) -> Destinations {
+    fn new(placement: &Arc<Placement>, stage: StageId) -> Destinations {
         let cores = placement.cores_of(stage);
         let place = |core: &CoreId| cores.binary_search(core).expect("every core is listed");
         Destinations {
-            epoch: Some(placement.epoch),
+            placement: Some(placement.clone()),
             by_partition: placement.cores_by_stage[stage.index()]
                 .iter()
                 .map(|core| place(core) as u16)
@@ -187,6 +188,8 @@ where
     }
 }
 
+impl<R: Row, F: 'static, K: Record, A: Aggregate<R>> Keeps for RunningShuffle<R, F, K, A> {}
+
 impl<R, F, K, A> Terminal<R> for RunningShuffle<R, F, K, A>
 where
     R: Row,
@@ -195,7 +198,8 @@ where
     A: Aggregate<R>,
 {
     fn begin(&mut self, _run: &Run, output: &mut Output<'_>) -> Result<(), TaskError> {
-        if self.destinations.epoch != Some(output.placement.epoch) {
+        let known = self.destinations.placement.as_ref();
+        if known.is_none_or(|known| !Arc::ptr_eq(known, output.placement)) {
             self.destinations = Destinations::new(output.placement, self.shuffle.to);
             let count = self.destinations.cores.len();
             match &mut self.writers {
@@ -261,7 +265,7 @@ where
         };
         for (index, (core, downstream)) in self.destinations.cores.iter().enumerate() {
             let notice = BlockNotice {
-                epoch: output.placement.epoch,
+                epoch: output.epoch,
                 incarnation: self.incarnation,
                 attempt: run.attempt,
                 sender: self.core,

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use drizzle_scheduler::local::Run;
 use drizzle_scheduler::message::TakenRange;
-use drizzle_scheduler::{BatchId, PartitionId, Watermark};
+use drizzle_scheduler::{BatchId, Incarnation, PartitionId, Watermark};
 
 use crate::connectors::ConnectorError;
+use crate::dataflow::sink::{Beginning, SinkContext};
 use crate::dataflow::stage::{OpenTerminal, Output, StageContext, TaskError, Terminal};
-use crate::dataflow::{Row, Sink, SinkWriter, Stamp};
+use crate::dataflow::state::{Extent, Keeps, Slot, StateError};
+use crate::dataflow::{Piece, Row, Sink, SinkWriter, Stamp};
 
 /// A sink and the name of its operator.
 #[derive(Clone, Debug)]
@@ -21,11 +23,13 @@ pub struct SinkTerminal<S> {
 impl<R: Row, S: Sink<R>> OpenTerminal<R> for SinkTerminal<S> {
     type Running = RunningSink<R, S>;
 
-    fn open(&self, _context: &StageContext) -> Result<Self::Running, ConnectorError> {
+    fn open(&self, context: &StageContext) -> Result<Self::Running, ConnectorError> {
         Ok(RunningSink {
             sink: self.sink.clone(),
             name: self.name.clone(),
+            incarnation: context.incarnation,
             writers: BTreeMap::new(),
+            aside: BTreeMap::new(),
             batch: BatchId(0),
             current: PartitionId(0),
             written: 0,
@@ -38,11 +42,79 @@ impl<R: Row, S: Sink<R>> OpenTerminal<R> for SinkTerminal<S> {
 pub struct RunningSink<R: Row, S: Sink<R>> {
     sink: S,
     name: Arc<str>,
+    incarnation: Incarnation,
     writers: BTreeMap<PartitionId, S::Writer>,
+    /// Writers of partitions that no task works on.
+    aside: BTreeMap<(PartitionId, Slot), S::Writer>,
     batch: BatchId,
     current: PartitionId,
     written: u64,
     failure: Option<ConnectorError>,
+}
+
+impl<R: Row, S: Sink<R>> RunningSink<R, S> {
+    fn writer(&mut self, partition: PartitionId) -> Result<&mut S::Writer, ConnectorError> {
+        if !self.writers.contains_key(&partition) {
+            let incarnation = self.incarnation;
+            let writer = self.sink.open(&SinkContext { partition, incarnation })?;
+            self.writers.insert(partition, writer);
+        }
+        Ok(self.writers.get_mut(&partition).expect("it was just added"))
+    }
+
+    fn take(&mut self, partition: PartitionId, slot: Slot) -> Option<S::Writer> {
+        match slot {
+            Slot::Live => self.writers.remove(&partition),
+            Slot::Copy | Slot::Ahead => self.aside.remove(&(partition, slot)),
+        }
+    }
+
+    fn put(&mut self, partition: PartitionId, slot: Slot, writer: S::Writer) {
+        match slot {
+            Slot::Live => self.writers.insert(partition, writer),
+            Slot::Copy | Slot::Ahead => self.aside.insert((partition, slot), writer),
+        };
+    }
+}
+
+impl<R: Row, S: Sink<R>> Keeps for RunningSink<R, S> {
+    fn freeze(&mut self, partition: PartitionId, slot: Slot, extent: Extent, out: &mut Vec<u8>) {
+        let since = match extent {
+            Extent::Whole => None,
+            Extent::Since(since) => Some(since),
+        };
+        let writer = match slot {
+            Slot::Live => self.writers.get_mut(&partition),
+            Slot::Copy | Slot::Ahead => self.aside.get_mut(&(partition, slot)),
+        };
+        if let Some(writer) = writer {
+            writer.freeze(since, out);
+        }
+    }
+
+    fn thaw(
+        &mut self,
+        partition: PartitionId,
+        slot: Slot,
+        piece: &Piece<'_>,
+    ) -> Result<(), StateError> {
+        // What is loaded ahead of a move is of a checkpoint whose owner is there to make it visible.
+        match slot {
+            Slot::Live => self.writer(partition)?.thaw(piece),
+            Slot::Copy | Slot::Ahead => Ok(()),
+        }
+    }
+
+    fn clear(&mut self, partition: PartitionId, slot: Slot) {
+        self.take(partition, slot);
+    }
+
+    fn shift(&mut self, partition: PartitionId, from: Slot, to: Slot) {
+        self.take(partition, to);
+        if let Some(writer) = self.take(partition, from) {
+            self.put(partition, to, writer);
+        }
+    }
 }
 
 impl<R: Row, S: Sink<R>> Terminal<R> for RunningSink<R, S> {
@@ -58,9 +130,7 @@ impl<R: Row, S: Sink<R>> Terminal<R> for RunningSink<R, S> {
         _output: &mut Output<'_>,
     ) -> Result<(), TaskError> {
         self.current = partition;
-        if !self.writers.contains_key(&partition) {
-            self.writers.insert(partition, self.sink.open(partition)?);
-        }
+        self.writer(partition)?;
         Ok(())
     }
 
@@ -99,5 +169,21 @@ impl<R: Row, S: Sink<R>> Terminal<R> for RunningSink<R, S> {
 
     fn close(&mut self) -> Result<(), ConnectorError> {
         self.writers.values_mut().try_for_each(SinkWriter::close)
+    }
+
+    fn begin_at(
+        &mut self,
+        partition: PartitionId,
+        beginning: Beginning,
+    ) -> Result<(), ConnectorError> {
+        self.writer(partition)?.begin(beginning)
+    }
+
+    fn durable(&mut self, through: BatchId) -> Result<(), ConnectorError> {
+        self.writers.values_mut().try_for_each(|writer| writer.durable(through))
+    }
+
+    fn recorded(&mut self, through: BatchId) -> Result<(), ConnectorError> {
+        self.writers.values_mut().try_for_each(|writer| writer.recorded(through))
     }
 }

@@ -98,6 +98,16 @@ impl EventTimes {
         EventTimes { largest: 0, out_of_orderness_ms }
     }
 
+    /// Of a partition that goes on behind records with that watermark. An asserted one counts like one that
+    /// follows from data: what comes is not earlier, as its source has said.
+    pub fn resumed(watermark: Watermark, out_of_orderness_ms: u64) -> EventTimes {
+        let largest = watermark.0.saturating_add(out_of_orderness_ms);
+        EventTimes {
+            largest: if watermark == Watermark::NONE { 0 } else { largest },
+            out_of_orderness_ms,
+        }
+    }
+
     /// The stamp of the next record, whose event time counts from then on.
     #[inline]
     pub fn stamp(&mut self, event_time: u64) -> Stamp {

@@ -1,15 +1,18 @@
 //! The head of a source stage: chooses a range for each partition, reads it, stamps each record
 //! with the watermark of its own source partition.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use drizzle_scheduler::checkpoint::SourcePosition;
 use drizzle_scheduler::local::{self, Run};
 use drizzle_scheduler::message::{Purpose, SourceRange, TakenRange};
 use drizzle_scheduler::{PartitionId, Watermark};
 
 use crate::connectors::ConnectorError;
 use crate::dataflow::stage::{Head, Intake, IntakeState, RunningHead, StageContext, TaskError};
-use crate::dataflow::{EventTimes, InputCounters, Limit, Row, Source, SourceReader, Stamp};
+use crate::dataflow::state::{Extent, Keeps, PieceReader, Slot, StateError};
+use crate::dataflow::{EventTimes, InputCounters, Limit, Piece, Row, Source, SourceReader, Stamp};
 
 /// A source and the name of its operator.
 #[derive(Clone, Debug)]
@@ -34,9 +37,12 @@ impl<S: Source> Head for SourceHead<S> {
         Ok(RunningSource {
             partitions: partitions.collect(),
             reader,
+            out_of_orderness_ms: self.source.out_of_orderness_ms(),
+            aside: BTreeMap::new(),
             name: self.name.clone(),
             counters: InputCounters::default(),
             started: false,
+            repeated: Watermark::NONE,
         })
     }
 }
@@ -48,11 +54,16 @@ pub struct RunningSource<D> {
     name: Arc<str>,
     /// Of all partitions; those of other cores stay at their first offset.
     partitions: Vec<Partition>,
+    /// Where partitions were that moved away.
+    aside: BTreeMap<(PartitionId, Slot), Partition>,
+    out_of_orderness_ms: u64,
     counters: InputCounters,
     started: bool,
+    /// The watermark behind the range that was read again last.
+    repeated: Watermark,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Partition {
     /// The offset that the next batch begins at.
     offset: u64,
@@ -69,7 +80,6 @@ impl<D: SourceReader> RunningSource<D> {
         partition: PartitionId,
         intake: &Intake<'_>,
     ) -> (SourceRange, Option<Watermark>) {
-        assert!(run.recorded.is_none(), "nothing is recorded where nothing is recovered");
         let share = (intake.batch_bytes / run.partitions.len().max(1) as u64).max(1);
         let state = &mut self.partitions[partition.index()];
         let (from, mut asserted) = (state.offset, None);
@@ -85,6 +95,99 @@ impl<D: SourceReader> RunningSource<D> {
             asserted = choice.asserted;
         }
         (SourceRange { stage: run.stage, partition, from, to: state.offset }, asserted)
+    }
+
+    /// Reads what was taken before, by whomever: the same records, with the same stamps. Where the
+    /// partition goes on is not touched.
+    fn read_again<F>(
+        &mut self,
+        partition: PartitionId,
+        (taken, floor): (TakenRange, Watermark),
+        emit: F,
+    ) -> Result<(), TaskError>
+    where
+        F: FnMut(&<D::Record as Row>::Of<'_>, &Stamp),
+    {
+        let mut times = EventTimes::resumed(floor, self.out_of_orderness_ms);
+        let offsets = taken.range.from..taken.range.to;
+        if !offsets.is_empty() {
+            self.reader.read(partition, offsets, &mut times, &mut self.counters, emit)?;
+        }
+        self.repeated = taken.watermark;
+        Ok(())
+    }
+
+    /// A partition as it is behind these offsets.
+    fn behind(&self, offset: u64, watermark: Watermark, ended: bool) -> Partition {
+        let times = EventTimes::resumed(watermark, self.out_of_orderness_ms);
+        Partition { offset, times, watermark, ended }
+    }
+
+    fn at_first(&self, partition: PartitionId) -> Partition {
+        let times = EventTimes::new(self.out_of_orderness_ms);
+        let offset = self.reader.first_offset(partition);
+        Partition { offset, times, watermark: Watermark::NONE, ended: false }
+    }
+
+    fn set(&mut self, partition: PartitionId, slot: Slot, state: Partition) {
+        match slot {
+            Slot::Live => self.partitions[partition.index()] = state,
+            Slot::Copy | Slot::Ahead => {
+                self.aside.insert((partition, slot), state);
+            }
+        }
+    }
+}
+
+/// A piece of a source: offset, watermark, whether it has ended.
+const PIECE_LEN: usize = 8 + 8 + 1;
+
+impl<D: SourceReader> Keeps for RunningSource<D> {
+    fn freeze(&mut self, partition: PartitionId, slot: Slot, _extent: Extent, out: &mut Vec<u8>) {
+        let state = match slot {
+            Slot::Live => Some(&self.partitions[partition.index()]),
+            Slot::Copy | Slot::Ahead => self.aside.get(&(partition, slot)),
+        };
+        let Some(state) = state else { return };
+        out.extend_from_slice(&state.offset.to_le_bytes());
+        out.extend_from_slice(&state.watermark.0.to_le_bytes());
+        out.push(u8::from(state.ended));
+    }
+
+    fn thaw(
+        &mut self,
+        partition: PartitionId,
+        slot: Slot,
+        piece: &Piece<'_>,
+    ) -> Result<(), StateError> {
+        if piece.bytes.len() != PIECE_LEN {
+            return Err(StateError::Content("the position of a source has another length"));
+        }
+        let mut reader = PieceReader(piece.bytes);
+        let (offset, watermark) = (reader.u64()?, Watermark(reader.u64()?));
+        let state = self.behind(offset, watermark, reader.0 != [0]);
+        self.set(partition, slot, state);
+        Ok(())
+    }
+
+    fn clear(&mut self, partition: PartitionId, slot: Slot) {
+        match slot {
+            Slot::Live => self.partitions[partition.index()] = self.at_first(partition),
+            Slot::Copy | Slot::Ahead => {
+                self.aside.remove(&(partition, slot));
+            }
+        }
+    }
+
+    fn shift(&mut self, partition: PartitionId, from: Slot, to: Slot) {
+        let state = match from {
+            Slot::Live => Some(self.partitions[partition.index()]),
+            Slot::Copy | Slot::Ahead => self.aside.get(&(partition, from)).copied(),
+        };
+        self.clear(partition, from);
+        if let Some(state) = state {
+            self.set(partition, to, state);
+        }
     }
 }
 
@@ -109,6 +212,9 @@ impl<D: SourceReader> RunningHead for RunningSource<D> {
     where
         F: FnMut(&<D::Record as Row>::Of<'_>, &Stamp),
     {
+        if let Some(recorded) = run.recorded {
+            return self.read_again(partition, recorded, emit);
+        }
         let (range, asserted) = self.choose(run, partition, intake);
         let state = &mut self.partitions[partition.index()];
         let offsets = range.from..range.to;
@@ -130,6 +236,9 @@ impl<D: SourceReader> RunningHead for RunningSource<D> {
     }
 
     fn watermark(&self, run: &Run) -> Watermark {
+        if run.recorded.is_some() {
+            return self.repeated;
+        }
         let partitions = run.partitions.iter();
         let watermarks = partitions.map(|partition| self.partitions[partition.index()].watermark);
         watermarks.min().unwrap_or(Watermark::END)
@@ -154,5 +263,10 @@ impl<D: SourceReader> RunningHead for RunningSource<D> {
 
     fn close(&mut self) -> Result<(), ConnectorError> {
         self.reader.close()
+    }
+
+    fn go_on(&mut self, position: &SourcePosition) {
+        let &SourcePosition { partition, offset, watermark, ended, .. } = position;
+        self.partitions[partition.index()] = self.behind(offset, watermark, ended);
     }
 }

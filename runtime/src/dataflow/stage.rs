@@ -3,16 +3,20 @@
 
 use std::sync::Arc;
 
+use drizzle_scheduler::checkpoint::SourcePosition;
 use drizzle_scheduler::local::Run;
 use drizzle_scheduler::message::TakenRange;
 use drizzle_scheduler::placement::Placement;
 use drizzle_scheduler::plan::Plan;
-use drizzle_scheduler::{CoreId, Incarnation, Instant, PartitionId, StageId, Watermark};
+use drizzle_scheduler::{
+    BatchId, CoreId, Epoch, Incarnation, Instant, PartitionId, StageId, Watermark,
+};
 use drizzle_shuffle::{Block, BlockStore, StoreFull};
 
 use crate::connectors::ConnectorError;
 use crate::core::CoreClock;
-use crate::dataflow::{Row, Stamp, Transform};
+use crate::dataflow::state::{self, Extent, Keeps, Slot, StateError};
+use crate::dataflow::{Beginning, Piece, Row, Stamp, Transform};
 
 /// Why a task could not be completed.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +50,8 @@ pub struct Intake<'a> {
     pub origin: Instant,
     /// The blocks of the batch, from every edge into the stage.
     pub inputs: &'a [Block],
+    /// For which partitions of the run each of them is folded; `None`: each for all that it covers.
+    pub folded: Option<&'a [Vec<PartitionId>]>,
     /// What source tasks took.
     pub ranges: Vec<TakenRange>,
     /// Memory is short: source tasks take nothing, so that batches go on.
@@ -69,6 +75,8 @@ pub struct Output<'a> {
     pub clock: &'a CoreClock,
     /// Where every partition of this batch is.
     pub placement: &'a Arc<Placement>,
+    /// The newest placement that this core knows of.
+    pub epoch: Epoch,
     /// Where blocks are written.
     pub store: &'a mut BlockStore,
     /// Finished blocks and the cores that they are for.
@@ -97,6 +105,33 @@ pub(crate) trait Stage {
     fn counters(&self, report: &mut dyn FnMut(&str, &str, u64));
     /// The job ends well: makes what was written complete.
     fn close(&mut self) -> Result<(), ConnectorError>;
+
+    /// A piece of what it keeps of a partition.
+    fn freeze(&mut self, partition: PartitionId, slot: Slot, extent: Extent) -> Vec<u8>;
+    /// Applies a piece.
+    fn thaw(
+        &mut self,
+        partition: PartitionId,
+        slot: Slot,
+        piece: &Piece<'_>,
+    ) -> Result<(), StateError>;
+    /// Forgets what it keeps of a partition in that slot.
+    fn clear(&mut self, partition: PartitionId, slot: Slot);
+    /// Moves what it keeps of a partition to another slot.
+    fn shift(&mut self, partition: PartitionId, from: Slot, to: Slot);
+    /// A source partition goes on there.
+    fn go_on(&mut self, position: &SourcePosition);
+    /// A partition starts here: what was written for later batches is void.
+    fn begin_at(
+        &mut self,
+        partition: PartitionId,
+        beginning: Beginning,
+    ) -> Result<(), ConnectorError>;
+    /// A checkpoint of `through` is durable: sinks may make visible what they staged up to it.
+    fn durable(&mut self, through: BatchId) -> Result<(), ConnectorError>;
+    /// The ranges of all batches up to `through` are recorded: sinks that cannot take anything back may
+    /// write them.
+    fn recorded(&mut self, through: BatchId) -> Result<(), ConnectorError>;
 }
 
 /// Where the records of a stage come from.
@@ -111,7 +146,7 @@ pub trait Head: Clone + Send + Sync + 'static {
 }
 
 /// A head at work on one core.
-pub trait RunningHead: 'static {
+pub trait RunningHead: Keeps + 'static {
     /// What it yields.
     type Record: Row;
 
@@ -137,10 +172,12 @@ pub trait RunningHead: 'static {
     fn counters(&self, report: &mut dyn FnMut(&str, &str, u64));
     /// The job ends well.
     fn close(&mut self) -> Result<(), ConnectorError>;
+    /// A source partition goes on there. Only sources have any.
+    fn go_on(&mut self, _position: &SourcePosition) {}
 }
 
 /// Where the records of a stage go.
-pub trait Terminal<R: Row>: 'static {
+pub trait Terminal<R: Row>: Keeps + 'static {
     /// A batch begins.
     fn begin(&mut self, run: &Run, output: &mut Output<'_>) -> Result<(), TaskError>;
     /// The records that follow come from this partition, the `index`-th of the run.
@@ -164,6 +201,22 @@ pub trait Terminal<R: Row>: 'static {
     fn counters(&self, report: &mut dyn FnMut(&str, &str, u64));
     /// The job ends well.
     fn close(&mut self) -> Result<(), ConnectorError>;
+    /// A partition starts here: what was written for later batches is void.
+    fn begin_at(
+        &mut self,
+        _partition: PartitionId,
+        _beginning: Beginning,
+    ) -> Result<(), ConnectorError> {
+        Ok(())
+    }
+    /// A checkpoint of `through` is durable.
+    fn durable(&mut self, _through: BatchId) -> Result<(), ConnectorError> {
+        Ok(())
+    }
+    /// The ranges of all batches up to `through` are recorded.
+    fn recorded(&mut self, _through: BatchId) -> Result<(), ConnectorError> {
+        Ok(())
+    }
 }
 
 /// A way to open a terminal on each core.
@@ -246,5 +299,54 @@ where
     fn close(&mut self) -> Result<(), ConnectorError> {
         self.head.close()?;
         self.terminal.close()
+    }
+
+    fn freeze(&mut self, partition: PartitionId, slot: Slot, extent: Extent) -> Vec<u8> {
+        let Running { head, terminal, .. } = self;
+        state::join(
+            |out| head.freeze(partition, slot, extent, out),
+            |out| terminal.freeze(partition, slot, extent, out),
+        )
+    }
+
+    fn thaw(
+        &mut self,
+        partition: PartitionId,
+        slot: Slot,
+        piece: &Piece<'_>,
+    ) -> Result<(), StateError> {
+        let (head, terminal) = state::split(piece)?;
+        self.head.thaw(partition, slot, &head)?;
+        self.terminal.thaw(partition, slot, &terminal)
+    }
+
+    fn clear(&mut self, partition: PartitionId, slot: Slot) {
+        self.head.clear(partition, slot);
+        self.terminal.clear(partition, slot);
+    }
+
+    fn shift(&mut self, partition: PartitionId, from: Slot, to: Slot) {
+        self.head.shift(partition, from, to);
+        self.terminal.shift(partition, from, to);
+    }
+
+    fn go_on(&mut self, position: &SourcePosition) {
+        self.head.go_on(position);
+    }
+
+    fn begin_at(
+        &mut self,
+        partition: PartitionId,
+        beginning: Beginning,
+    ) -> Result<(), ConnectorError> {
+        self.terminal.begin_at(partition, beginning)
+    }
+
+    fn durable(&mut self, through: BatchId) -> Result<(), ConnectorError> {
+        self.terminal.durable(through)
+    }
+
+    fn recorded(&mut self, through: BatchId) -> Result<(), ConnectorError> {
+        self.terminal.recorded(through)
     }
 }

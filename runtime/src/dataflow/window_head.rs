@@ -4,22 +4,21 @@
 //! Records are folded in (batch, upstream partition) order, whatever order the blocks came in.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 
 use drizzle_scheduler::local::Run;
 use drizzle_scheduler::message::Content;
-use drizzle_scheduler::{PartitionId, Watermark};
-use drizzle_shuffle::{
-    Block, Combiner, CombinerOptions, PartialEntry, PartitionKey, RawEntry, Record, partition_of,
-};
+use drizzle_scheduler::{BatchId, PartitionId, Watermark};
+use drizzle_shuffle::{Block, PartialEntry, PartitionKey, RawEntry, Record, partition_of};
 
 use crate::connectors::ConnectorError;
 use crate::dataflow::aggregate::Aggregate;
 use crate::dataflow::stage::{Head, Intake, RunningHead, StageContext, TaskError};
+use crate::dataflow::state::{Extent, Keeps, Slot, StateError};
 use crate::dataflow::window::{Tumbling, WindowResult};
-use crate::dataflow::{Owned, Row, Stamp};
+use crate::dataflow::window_state::{OpenWindows, SpareTables};
+use crate::dataflow::{Owned, Piece, Row, Stamp};
 
 /// A keyed window and its aggregate, over records of type `R`.
 pub struct WindowHead<R, K, A> {
@@ -54,11 +53,13 @@ where
         Ok(RunningWindows {
             head: self.clone(),
             partition_count,
-            partitions: (0..partition_count).map(|_| BTreeMap::new()).collect(),
-            spare: Vec::new(),
+            partitions: (0..partition_count).map(|_| OpenWindows::default()).collect(),
+            aside: BTreeMap::new(),
+            spare: SpareTables::new(),
             in_run: vec![false; partition_count as usize],
             table_bytes: vec![0; partition_count as usize],
             state_bytes: 0,
+            batch: BatchId(0),
             results: 0,
         })
     }
@@ -68,26 +69,21 @@ where
 pub struct RunningWindows<R: Row, K: Record, A: Aggregate<R>> {
     head: WindowHead<R, K, A>,
     partition_count: u32,
-    /// Of all partitions; for each its open windows by start.
-    partitions: Vec<BTreeMap<u64, Combiner<K, A::Accumulator>>>,
-    /// Tables of closed windows, to be used again.
-    spare: Vec<Combiner<K, A::Accumulator>>,
-    /// For each partition, whether the current run is for it: a block may cover others too.
+    /// Of all partitions.
+    partitions: Vec<OpenWindows<K, A::Accumulator>>,
+    /// States that no task works on.
+    aside: BTreeMap<(PartitionId, Slot), OpenWindows<K, A::Accumulator>>,
+    spare: SpareTables<K, A::Accumulator>,
+    /// For each partition, whether the current block is to be folded for it.
     in_run: Vec<bool>,
     /// For each partition, the memory of its open windows when they were looked at last.
     table_bytes: Vec<usize>,
     /// Of all partitions together.
     state_bytes: usize,
+    /// The batch that runs.
+    batch: BatchId,
     results: u64,
 }
-
-/// A window holds all its keys, however many.
-const TABLE_OPTIONS: CombinerOptions = CombinerOptions { max_entries: u32::MAX as usize };
-
-/// How many empty tables are kept.
-const SPARE_TABLES: usize = 64;
-/// Larger ones are not: they would be memory that nobody can see.
-const SPARE_TABLE_BYTES: usize = 16 * 1024;
 
 impl<R, K, A> RunningWindows<R, K, A>
 where
@@ -95,19 +91,32 @@ where
     K: Record + PartitionKey,
     A: Aggregate<R>,
 {
-    fn fold(&mut self, blocks: &[Block]) {
+    fn fold(&mut self, run: &Run, intake: &Intake<'_>) {
+        let blocks = intake.inputs;
         let mut sections: Vec<(PartitionId, usize, Range<usize>)> = Vec::new();
         for (index, block) in blocks.iter().enumerate() {
             let with_records = block.sections().filter(|(_, records)| !records.is_empty());
             sections.extend(with_records.map(|(upstream, records)| (upstream, index, records)));
         }
         sections.sort_unstable_by_key(|(upstream, index, _)| (*upstream, *index));
+        if intake.folded.is_none() {
+            self.choose(&run.partitions);
+        }
         for (_, index, records) in sections {
+            if let Some(folded) = intake.folded {
+                self.choose(&folded[index]);
+            }
             match blocks[index].notice().content {
                 Content::Raw => self.fold_raw(&blocks[index], records),
                 Content::Partial => self.fold_partial(&blocks[index], records),
             }
         }
+    }
+
+    /// Folds from now on for these partitions alone: a block may hold records of others.
+    fn choose(&mut self, partitions: &[PartitionId]) {
+        self.in_run.fill(false);
+        partitions.iter().for_each(|partition| self.in_run[partition.index()] = true);
     }
 
     fn fold_raw(&mut self, block: &Block, records: Range<usize>) {
@@ -139,16 +148,68 @@ where
         if !self.in_run[partition.index()] {
             return;
         }
-        let windows = &mut self.partitions[partition.index()];
-        let spare = &mut self.spare;
-        let table = windows
-            .entry(window_start)
-            .or_insert_with(|| spare.pop().unwrap_or_else(|| Combiner::new(TABLE_OPTIONS)));
         let aggregate = &self.head.aggregate;
         let zero = aggregate.zero();
-        table
-            .fold(key, hash, window_start, zero, |gathered| gather(aggregate, gathered))
-            .expect("a table holds as many keys as can be numbered");
+        let (windows, spare) = (&mut self.partitions[partition.index()], &mut self.spare);
+        windows.fold(spare, self.batch, (key, hash), window_start, zero, |gathered| {
+            gather(aggregate, gathered);
+        });
+    }
+
+    fn slot(&mut self, partition: PartitionId, slot: Slot) -> &mut OpenWindows<K, A::Accumulator> {
+        match slot {
+            Slot::Live => &mut self.partitions[partition.index()],
+            Slot::Copy | Slot::Ahead => self.aside.entry((partition, slot)).or_default(),
+        }
+    }
+
+    fn take(&mut self, partition: PartitionId, slot: Slot) -> OpenWindows<K, A::Accumulator> {
+        match slot {
+            Slot::Live => std::mem::take(&mut self.partitions[partition.index()]),
+            Slot::Copy | Slot::Ahead => self.aside.remove(&(partition, slot)).unwrap_or_default(),
+        }
+    }
+
+    /// Takes the memory of a partition's windows into account.
+    fn weigh(&mut self, partition: PartitionId) {
+        let bytes = self.partitions[partition.index()].memory_bytes();
+        let before = std::mem::replace(&mut self.table_bytes[partition.index()], bytes);
+        self.state_bytes = self.state_bytes - before + bytes;
+    }
+}
+
+impl<R, K, A> Keeps for RunningWindows<R, K, A>
+where
+    R: Row,
+    K: Record + PartitionKey,
+    A: Aggregate<R>,
+{
+    fn freeze(&mut self, partition: PartitionId, slot: Slot, extent: Extent, out: &mut Vec<u8>) {
+        self.slot(partition, slot).freeze(extent, out);
+    }
+
+    fn thaw(
+        &mut self,
+        partition: PartitionId,
+        slot: Slot,
+        piece: &Piece<'_>,
+    ) -> Result<(), StateError> {
+        let mut windows = self.take(partition, slot);
+        let thawed = windows.thaw(&mut self.spare, piece);
+        *self.slot(partition, slot) = windows;
+        self.weigh(partition);
+        thawed
+    }
+
+    fn clear(&mut self, partition: PartitionId, slot: Slot) {
+        self.take(partition, slot);
+        self.weigh(partition);
+    }
+
+    fn shift(&mut self, partition: PartitionId, from: Slot, to: Slot) {
+        let windows = self.take(partition, from);
+        *self.slot(partition, to) = windows;
+        self.weigh(partition);
     }
 }
 
@@ -161,11 +222,8 @@ where
     type Record = Owned<WindowResult<K, A::Output>>;
 
     fn begin(&mut self, run: &Run, intake: &mut Intake<'_>) -> Result<(), TaskError> {
-        self.in_run.fill(false);
-        for partition in run.partitions.iter() {
-            self.in_run[partition.index()] = true;
-        }
-        self.fold(intake.inputs);
+        self.batch = run.batch;
+        self.fold(run, intake);
         Ok(())
     }
 
@@ -180,30 +238,21 @@ where
         F: FnMut(&WindowResult<K, A::Output>, &Stamp),
     {
         let window = self.head.window;
-        let windows = &mut self.partitions[partition.index()];
-        while let Some(first) = windows.first_entry() {
-            let (window_start, window_end) = (*first.key(), window.end_of(*first.key()));
-            if window_end > run.watermark.0 {
-                break;
-            }
-            let mut table = first.remove();
+        let is_closed = |start| window.end_of(start) <= run.watermark.0;
+        while let Some((window_start, mut table)) =
+            self.partitions[partition.index()].pop(is_closed)
+        {
+            let window_end = window.end_of(window_start);
             let stamp = Stamp { event_time: window_end - 1, watermark: Watermark::NONE };
-            let drained = table.drain(|_, entry| -> Result<(), Infallible> {
+            table.drain(|entry| {
                 self.results += 1;
                 let value = self.head.aggregate.output(&entry.accumulator);
                 let key = entry.key;
                 emit(&WindowResult { key, window_start, window_end, value }, &stamp);
-                Ok(())
             });
-            let Ok(()) = drained;
-            let is_small = table.memory_bytes() <= SPARE_TABLE_BYTES;
-            if is_small && self.spare.len() < SPARE_TABLES {
-                self.spare.push(table);
-            }
+            self.spare.put(table);
         }
-        let bytes = windows.values().map(Combiner::memory_bytes).sum();
-        let before = std::mem::replace(&mut self.table_bytes[partition.index()], bytes);
-        self.state_bytes = self.state_bytes - before + bytes;
+        self.weigh(partition);
         Ok(())
     }
 

@@ -222,6 +222,7 @@ fn greeting(connection: &mut Connection) -> Result<Option<Greeting>, Closed> {
         | DataHead::Released { .. }
         | DataHead::Retired { .. }
         | DataHead::Completed { .. }
+        | DataHead::State { .. }
         | DataHead::Ranges { .. } => Err(Closed::Protocol("it did not greet first".to_owned())),
     }
 }

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use drizzle_scheduler::{BatchId, Instant, PartitionId};
+use drizzle_scheduler::{BatchId, Instant};
 
 use crate::connectors::{ConnectorError, Fingerprint};
-use crate::dataflow::{Row, Sink, SinkWriter};
+use crate::dataflow::{Row, Sink, SinkContext, SinkWriter};
 use crate::io::Waker;
 
 /// Bytes that may wait where nobody has said how many.
@@ -197,7 +197,7 @@ where
         Fingerprint::new("collect").finish()
     }
 
-    fn open(&self, _partition: PartitionId) -> Result<CollectWriter<F>, ConnectorError> {
+    fn open(&self, _: &SinkContext) -> Result<CollectWriter<F>, ConnectorError> {
         let (outlet, encode) = (self.outlet.clone(), self.encode.clone());
         Ok(CollectWriter { outlet, encode, rows: Vec::new() })
     }

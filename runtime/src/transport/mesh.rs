@@ -2,10 +2,11 @@
 //! producer and a single consumer.
 
 use std::collections::BTreeMap;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use drizzle_scheduler::{BatchId, CoreId, WorkerId};
+use drizzle_scheduler::message::TakenRange;
+use drizzle_scheduler::{BatchId, CoreId, Life, PartitionId, StageId, WorkerId};
 use drizzle_shuffle::{Block, Bundle};
 
 use crate::io::{Inbox, Outbox, Waker, inbox};
@@ -22,6 +23,32 @@ pub enum Parcel {
         /// The batch.
         batch: BatchId,
     },
+    /// Ranges that the blocks behind it depend on, and that may not be recorded yet.
+    Ranges {
+        /// Who says so.
+        from: Life,
+        /// The ranges.
+        ranges: Arc<[TakenRange]>,
+    },
+    /// The state of a partition that moves.
+    State(Arc<StateParcel>),
+}
+
+/// The state of a partition that moves to another core.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateParcel {
+    /// Its owner before.
+    pub from: Life,
+    /// The stage.
+    pub stage: StageId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The last batch that it includes.
+    pub batch: BatchId,
+    /// It is what changed after this batch; everything where there is none.
+    pub since: Option<BatchId>,
+    /// Its bytes, as the stage has frozen them.
+    pub piece: Arc<[u8]>,
 }
 
 /// What lies in a mailbox.
@@ -51,6 +78,20 @@ pub enum Cargo {
         to_core: u16,
         /// The batch.
         batch: BatchId,
+    },
+    /// Ranges that the blocks behind it depend on.
+    Ranges {
+        /// Number of the core that is told.
+        to_core: u16,
+        /// The ranges.
+        ranges: Arc<[TakenRange]>,
+    },
+    /// The state of a partition that moves.
+    State {
+        /// Number of its new core.
+        to_core: u16,
+        /// The state.
+        state: Arc<StateParcel>,
     },
 }
 

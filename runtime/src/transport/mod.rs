@@ -10,5 +10,5 @@ mod tests;
 
 pub use connection::{Closed, Connection, is_within_host};
 pub use control::{ControlMessage, Endpoint, LocalLink};
-pub use mesh::{Cargo, CoreMail, Mesh, MeshError, MeshPlace, Parcel};
+pub use mesh::{Cargo, CoreMail, Mesh, MeshError, MeshPlace, Parcel, StateParcel};
 pub use sharing::{Loan, Rendezvous, RendezvousName, Sharing, meet, permit_descriptors};

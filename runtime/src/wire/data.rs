@@ -2,13 +2,13 @@
 //! of blocks are in an encoding of their own (`shuffle/src/block/header.rs`), and their bodies follow
 //! the head.
 
-use drizzle_scheduler::{BatchId, Incarnation, WorkerId};
+use drizzle_scheduler::{BatchId, Incarnation, PartitionId, StageId, WorkerId};
 use drizzle_shuffle::{Bundle, BundleHeader, MAX_BLOCKS, Place};
 
 use super::codec::{DecodeError, Reader, Writer};
 use super::frame::{FrameKind, append_frame};
 use super::ids::{read_core, write_core};
-use super::message::{DataHead, MappedPlace};
+use super::message::{DataHead, MappedPlace, StatePart};
 use super::ranges::{MAX_RANGES, read_ranges, write_ranges};
 
 // Tags of `DataHead`: 128 to 191.
@@ -20,6 +20,10 @@ const MET: u8 = 132;
 const MAPPED: u8 = 133;
 const RELEASED: u8 = 134;
 const RETIRED: u8 = 135;
+const STATE: u8 = 136;
+
+/// The most bytes of a state in one frame.
+const MAX_STATE_PART: usize = 4 << 20;
 
 /// Bytes of a place.
 const PLACE_LEN: usize = 4 + 4 + 8;
@@ -63,6 +67,11 @@ pub fn encode_data(head: &DataHead, body_len: usize, out: &mut Vec<u8>) {
             write_core(writer, *from);
             writer.u16(*to_core);
             writer.u64(batch.0);
+        }
+        DataHead::State { to_core, part } => {
+            writer.u8(STATE);
+            writer.u16(*to_core);
+            write_state_part(writer, part);
         }
         DataHead::Ranges { to_core, ranges } => {
             writer.u8(RANGES);
@@ -159,6 +168,7 @@ fn body_len_of(head: &DataHead) -> usize {
         | DataHead::Released { .. }
         | DataHead::Retired { .. }
         | DataHead::Completed { .. }
+        | DataHead::State { .. }
         | DataHead::Ranges { .. } => 0,
     }
 }
@@ -195,7 +205,35 @@ fn read_head(reader: &mut Reader<'_>) -> Result<DataHead, DecodeError> {
             to_core: reader.u16("the core that is to know of ranges")?,
             ranges: read_ranges(reader, MAX_RANGES)?,
         },
+        STATE => DataHead::State {
+            to_core: reader.u16("the core that a state is for")?,
+            part: read_state_part(reader)?,
+        },
         found => return Err(DecodeError::UnknownTag { what, found }),
+    })
+}
+
+fn write_state_part(writer: &mut Writer<'_>, part: &StatePart) {
+    let StatePart { stage, partition, batch, since, total, offset, bytes } = part;
+    writer.u16(stage.0);
+    writer.u32(partition.0);
+    writer.u64(batch.0);
+    writer.option(*since, |writer, since| writer.u64(since.0));
+    writer.u64(*total);
+    writer.u64(*offset);
+    writer.bytes(bytes, MAX_STATE_PART);
+}
+
+fn read_state_part(reader: &mut Reader<'_>) -> Result<StatePart, DecodeError> {
+    let what = "what a state is of";
+    Ok(StatePart {
+        stage: StageId(reader.u16(what)?),
+        partition: PartitionId(reader.u32(what)?),
+        batch: BatchId(reader.u64(what)?),
+        since: reader.option(what, |reader| Ok(BatchId(reader.u64(what)?)))?,
+        total: reader.u64("the length of a state")?,
+        offset: reader.u64("the offset of a part of a state")?,
+        bytes: reader.bytes("a part of a state", MAX_STATE_PART)?.to_vec(),
     })
 }
 

@@ -4,7 +4,7 @@ use crate::io::SystemCalls;
 use std::net::SocketAddr;
 
 use drizzle_scheduler::message::{DriverMessage, TakenRange, WorkerMessage};
-use drizzle_scheduler::{BatchId, CoreId, Incarnation, Term, WorkerId};
+use drizzle_scheduler::{BatchId, CoreId, Incarnation, PartitionId, StageId, Term, WorkerId};
 use drizzle_shuffle::{BundleHeader, Place};
 
 /// From a worker to the driver, on the control connection.
@@ -320,6 +320,32 @@ pub enum DataHead {
         /// The ranges.
         ranges: Vec<TakenRange>,
     },
+    /// A part of the state of a partition that moves.
+    State {
+        /// Number of its new core in the worker.
+        to_core: u16,
+        /// The part.
+        part: StatePart,
+    },
+}
+
+/// A part of the state of a partition, on its way to its new owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatePart {
+    /// The stage.
+    pub stage: StageId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The last batch that the state includes.
+    pub batch: BatchId,
+    /// It is what changed after this batch; everything where there is none.
+    pub since: Option<BatchId>,
+    /// Bytes of all parts together.
+    pub total: u64,
+    /// How many of them come before this part.
+    pub offset: u64,
+    /// Those of this part.
+    pub bytes: Vec<u8>,
 }
 
 /// Where a body lies in the segments of another process.

@@ -38,6 +38,7 @@ pub use data::{decode_data, encode_bundle, encode_data, encode_mapped};
 pub use frame::{Frame, FrameDecoder, FrameError, FrameHead, FrameKind};
 pub use journal::{EntryError, decode_entry, encode_entry};
 pub use message::{
-    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, TimeByKind, ToDriver,
-    ToWorker, WorkerStatus,
+    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, StatePart, TimeByKind,
+    ToDriver, ToWorker, WorkerStatus,
 };
+pub use ranges::MAX_RANGES;

@@ -8,7 +8,7 @@ use super::ids::{
 };
 
 /// The most ranges in one report, and in one frame between workers.
-pub(super) const MAX_RANGES: usize = 1 << 14;
+pub const MAX_RANGES: usize = 1 << 14;
 
 /// Bytes of a range.
 pub(super) const RANGE_LEN: usize = 8 + PARTITION_LEN + 8 + 8 + 1 + 8;

@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use drizzle::connectors::ConnectorError;
 use drizzle::dataflow::{
-    Aggregate, Choice, Combining, EventTimes, InputCounters, Limit, Owned, Sink, SinkWriter,
-    Source, SourceReader, Stamp, WindowResult,
+    Aggregate, Choice, Combining, EventTimes, InputCounters, Limit, Owned, Sink, SinkContext,
+    SinkWriter, Source, SourceReader, Stamp, WindowResult,
 };
 use drizzle::scheduler::plan::Pacing;
 use drizzle::scheduler::{BatchId, Instant, PartitionId};
@@ -186,9 +186,9 @@ impl<S: Sink<Owned<Loads>>> Sink<Owned<Loads>> for Troubled<S> {
     fn fingerprint(&self) -> u64 {
         self.inner.fingerprint()
     }
-    fn open(&self, partition: PartitionId) -> Result<Self::Writer, ConnectorError> {
+    fn open(&self, context: &SinkContext) -> Result<Self::Writer, ConnectorError> {
         assert!(self.trouble != Trouble::SinkOpenPanics, "no pencil");
-        Ok(Troubled { inner: self.inner.open(partition)?, trouble: self.trouble })
+        Ok(Troubled { inner: self.inner.open(context)?, trouble: self.trouble })
     }
 }
 

@@ -54,6 +54,20 @@ impl Block {
         &self.inner.header
     }
 
+    /// The same records, of which something else is said: that fewer partitions are to read them, or
+    /// that their sender knows a newer placement.
+    ///
+    /// # Panics
+    /// If it would be of other tasks.
+    pub fn renamed(&self, notice: BlockNotice) -> Block {
+        let own = self.notice();
+        assert_eq!((own.batch, own.edge), (notice.batch, notice.edge), "a block stays what it is");
+        assert_eq!(own.upstream, notice.upstream, "its sections are those of its upstream tasks");
+        let header = BlockHeader { notice, ..self.header().clone() };
+        let checksum = self.inner.checksum.clone();
+        Block { inner: Arc::new(Inner { header, body: self.inner.body.clone(), checksum }) }
+    }
+
     /// What it says to the scheduler of the core that reads it.
     pub fn notice(&self) -> &BlockNotice {
         &self.inner.header.notice

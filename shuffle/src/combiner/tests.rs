@@ -12,7 +12,7 @@ fn combiner(max_entries: usize) -> Combiner<u32, u64> {
 }
 
 fn count(combiner: &mut Combiner<u32, u64>, key: u32, window: u64) -> Result<(), CombinerFull> {
-    combiner.fold(key, key.partition_hash(), window, 0, |count| *count += 1)
+    combiner.fold(key, key.partition_hash(), window, 0, |count| *count += 1).map(|_| ())
 }
 
 fn drained(combiner: &mut Combiner<u32, u64>) -> Vec<(u32, u64, u64)> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use drizzle_scheduler::local::Intake;
+use drizzle_scheduler::local::{Intake, Retention};
 use drizzle_scheduler::message::Purpose;
 use drizzle_scheduler::{Attempt, Instant, Watermark};
 
@@ -23,7 +23,7 @@ fn memory(plan: &Plan, max_bytes: usize, peer_bytes: usize) -> Memory {
         peers: BTreeMap::from([(PEER, peer_bytes)]),
         batch_bytes: 1 << 20,
     };
-    Memory::new(plan, options, Readers::Threads)
+    Memory::new(plan, options, Readers::Threads, Retention::WhenFolded)
 }
 
 fn run(batch: u64, stage: u16) -> Run {

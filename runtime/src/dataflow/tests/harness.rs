@@ -21,7 +21,8 @@ use crate::core::CoreClock;
 use crate::dataflow::stage::{Intake, IntakeState, Output, Stage, StageContext, TaskError};
 use crate::dataflow::{
     Aggregate, Choice, Combine, Combining, Dataflow, DataflowOptions, EventTimes, InputCounters,
-    Job, Limit, Owned, Sink, SinkWriter, Source, SourceReader, Stamp, Tumbling, WindowResult,
+    Job, Limit, Owned, Sink, SinkContext, SinkWriter, Source, SourceReader, Stamp, Tumbling,
+    WindowResult,
 };
 
 pub(crate) const SOURCE: StageId = StageId(0);
@@ -182,8 +183,8 @@ impl<T: Clone + Send + 'static> Sink<Owned<T>> for Rows<T> {
     fn fingerprint(&self) -> u64 {
         1
     }
-    fn open(&self, partition: PartitionId) -> Result<Self::Writer, ConnectorError> {
-        Ok(RowWriter { rows: self.clone(), partition })
+    fn open(&self, context: &SinkContext) -> Result<Self::Writer, ConnectorError> {
+        Ok(RowWriter { rows: self.clone(), partition: context.partition })
     }
 }
 
@@ -417,25 +418,11 @@ impl Bench {
             intake: local::Intake::Normal,
         };
         assert_eq!(is_source, inputs.is_empty(), "sources and only they read no block");
-        let context = StageContext {
-            plan: plan.clone(),
-            stage,
-            core,
-            incarnation: Incarnation(1),
-            combiner_bytes: 64 << 20,
-        };
-        let (store, stage_count) = (self.store, plan.stages.len());
-        let own = self.cores.entry(core).or_insert_with(|| BenchCore {
-            store: BlockStore::new(store),
-            stages: (0..stage_count).map(|_| None).collect(),
-        });
-        let place = &mut own.stages[stage.index()];
-        if place.is_none() {
-            *place = Some(self.job.open_stage(&context)?);
-        }
+        let (place, store) = try_open(&self.job, self.store, &mut self.cores, stage, core)?;
         let mut intake = Intake {
             origin: Instant(0),
             inputs,
+            folded: None,
             ranges: Vec::new(),
             intake: batch.intake,
             batch_bytes: self.batch_bytes,
@@ -443,12 +430,46 @@ impl Bench {
         let mut output = Output {
             clock: &CoreClock::default(),
             placement: &self.placement,
-            store: &mut own.store,
+            epoch: self.placement.epoch,
+            store,
             outgoing: &mut self.blocks,
         };
         let result = place.as_mut().unwrap().run(&run, &mut intake, &mut output);
         self.taken.extend(intake.ranges);
         result
+    }
+
+    pub(crate) fn batch_id(&self) -> BatchId {
+        self.batch
+    }
+
+    /// Every partition of every stage.
+    pub(crate) fn places(&self) -> Vec<(StageId, PartitionId)> {
+        let plan = self.plan();
+        let places = plan.stage_ids().flat_map(|stage| {
+            let count = plan.stage(stage).partition_count;
+            (0..count).map(move |partition| (stage, PartitionId(partition)))
+        });
+        places.collect()
+    }
+
+    /// Forgets all that the cores hold, and spreads the partitions over so many.
+    pub(crate) fn spread_anew(&mut self, cores: u32) {
+        let cores: Vec<CoreId> = (0..cores).map(core).collect();
+        let epoch = self.placement.epoch.next();
+        let placement = Placement::spread(self.job.plan(), &cores, epoch, self.batch.next());
+        self.placement = Arc::new(placement);
+        self.cores.clear();
+    }
+
+    /// The stage on the core that owns the partition, opened.
+    pub(crate) fn stage_of(
+        &mut self,
+        (stage, partition): (StageId, PartitionId),
+    ) -> &mut dyn Stage {
+        let core = self.placement.core_of(stage, partition);
+        let place = try_open(&self.job, self.store, &mut self.cores, stage, core).unwrap();
+        &mut **place.0.as_mut().unwrap()
     }
 
     /// What all stages counted, summed over the cores.
@@ -490,6 +511,31 @@ impl Bench {
         taken.sort_unstable_by_key(|taken| taken.range.partition);
         taken.iter().map(|taken| taken.range.from..taken.range.to).collect()
     }
+}
+
+type Opened<'a> = (&'a mut Option<Box<dyn Stage>>, &'a mut BlockStore);
+
+/// The stage on a core, opened if it was not, and the core's memory.
+fn try_open<'a>(
+    job: &Job,
+    store: StoreOptions,
+    cores: &'a mut BTreeMap<CoreId, BenchCore>,
+    stage: StageId,
+    core: CoreId,
+) -> Result<Opened<'a>, ConnectorError> {
+    let plan = job.plan().clone();
+    let stage_count = plan.stages.len();
+    let (incarnation, combiner_bytes) = (Incarnation(1), 64 << 20);
+    let context = StageContext { plan, stage, core, incarnation, combiner_bytes };
+    let own = cores.entry(core).or_insert_with(|| BenchCore {
+        store: BlockStore::new(store),
+        stages: (0..stage_count).map(|_| None).collect(),
+    });
+    let place = &mut own.stages[stage.index()];
+    if place.is_none() {
+        *place = Some(job.open_stage(&context)?);
+    }
+    Ok((place, &mut own.store))
 }
 
 /// What a window job must come to.

@@ -5,4 +5,5 @@ mod jobs;
 mod operators;
 mod shuffle;
 mod sources;
+mod states;
 mod windows;

@@ -8,7 +8,7 @@ use drizzle_scheduler::{BatchId, Instant, PartitionId};
 use super::harness::*;
 use crate::connectors::ConnectorError;
 use crate::dataflow::stage::TaskError;
-use crate::dataflow::{Combine, Dataflow, Lookup, Owned, Sink, SinkWriter};
+use crate::dataflow::{Combine, Dataflow, Lookup, Owned, Sink, SinkContext, SinkWriter};
 
 /// Values of odd keys.
 pub(super) struct Odd {
@@ -124,7 +124,8 @@ impl Sink<Owned<Item>> for Diary {
     fn fingerprint(&self) -> u64 {
         0
     }
-    fn open(&self, partition: PartitionId) -> Result<Self::Writer, ConnectorError> {
+    fn open(&self, context: &SinkContext) -> Result<Self::Writer, ConnectorError> {
+        let partition = context.partition;
         self.note(format!("{partition} open"));
         Ok((self.clone(), partition))
     }

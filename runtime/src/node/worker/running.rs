@@ -139,6 +139,7 @@ impl Running {
                     self.perform(node)?;
                 }
                 CoreOutput::Waiting(text) => self.watch.answer = Some(text),
+                CoreOutput::Notice(line) => (node.config.notice)(&line),
                 CoreOutput::PeerLost { worker, reason } => {
                     node.send(ToDriver::PeerLost { worker, reason })?;
                 }

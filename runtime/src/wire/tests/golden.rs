@@ -17,8 +17,8 @@ use super::Message;
 use crate::io::SystemCalls;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::message::{
-    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, TimeByKind, ToDriver,
-    ToWorker, WorkerStatus,
+    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, StatePart, TimeByKind,
+    ToDriver, ToWorker, WorkerStatus,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -295,6 +295,23 @@ fn data_frames_have_these_bytes() {
             83030001 00000004 00000000 00000005 00060000 00070000 00000000 00080000
             00000000 00010900 00000000 0000
         "#]],
+    );
+    let part = StatePart {
+        stage,
+        partition,
+        batch,
+        since: Some(BatchId(3)),
+        total: 7,
+        offset: 4,
+        bytes: vec![10, 11, 12],
+    };
+    data(
+        DataHead::State { to_core: 3, part },
+        &expect![[r#"
+        44525a4c 0600 0300 31000000 00000000 6804e2a6 00000000
+        88030005 00060000 00040000 00000000 00010300 00000000 00000700 00000000
+        00000400 00000000 00000300 00000a0b 0c
+    "#]],
     );
     let notice = BlockNotice {
         epoch: Epoch(1),

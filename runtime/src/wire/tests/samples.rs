@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::Arc;
 
 use drizzle_scheduler::message::{BlockNotice, DriverMessage, WorkerMessage};
-use drizzle_scheduler::{Attempt, EdgeId, Epoch, PartitionId, Term, Watermark};
+use drizzle_scheduler::{Attempt, EdgeId, Epoch, PartitionId, StageId, Term, Watermark};
 use drizzle_shuffle::{BlockHeader, BundleHeader, Place};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -14,8 +14,8 @@ use super::Message;
 use super::scheduling::{batch, content, core, incarnation, order, range, report, taken, worker};
 use crate::io::SystemCalls;
 use crate::wire::message::{
-    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, TimeByKind, ToDriver,
-    ToWorker, WorkerStatus,
+    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, StatePart, TimeByKind,
+    ToDriver, ToWorker, WorkerStatus,
 };
 
 pub(super) fn message() -> impl Strategy<Value = Message> {
@@ -89,7 +89,24 @@ pub(super) fn data_head() -> impl Strategy<Value = DataHead> {
         }),
         (any::<u16>(), vec(taken(), 0..6))
             .prop_map(|(to_core, ranges)| DataHead::Ranges { to_core, ranges }),
+        (any::<u16>(), state_part()).prop_map(|(to_core, part)| DataHead::State { to_core, part }),
     ]
+}
+
+fn state_part() -> impl Strategy<Value = StatePart> {
+    let place = (any::<u16>().prop_map(StageId), any::<u32>().prop_map(PartitionId));
+    let batches = (batch(), proptest::option::of(batch()));
+    (place, batches, any::<(u64, u64)>(), vec(any::<u8>(), 0..40)).prop_map(
+        |((stage, partition), (batch, since), (total, offset), bytes)| StatePart {
+            stage,
+            partition,
+            batch,
+            since,
+            total,
+            offset,
+            bytes,
+        },
+    )
 }
 
 fn worker_message() -> impl Strategy<Value = WorkerMessage> {

@@ -38,7 +38,8 @@ macro_rules! variants {
 variants!(ToDriver: Hello, Joined, CannotJoin, Ready, Report, Heartbeat, Results, PeerLost, Failed,
     Finished);
 variants!(ToWorker: Welcome, Refused, Peers, Order, HeartbeatAnswer, Finish, Abort);
-variants!(DataHead: Hello, Met, Blocks, Mapped, Released, Retired, Completed, Ranges);
+variants!(DataHead: Hello, Met, Blocks, Mapped, Released, Retired, Completed, Ranges,
+    State);
 variants!(Order: Decision, Release, Recorded, Welcome, TakeOver, Leave, Speculate);
 variants!(Decision: Admit, ScheduleGroup, CutGroup, CommitCut, Fence, Recover, Checkpoint,
     AbandonCheckpoint, Durable, Prepare, AbandonMoves);
