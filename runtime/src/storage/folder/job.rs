@@ -61,45 +61,55 @@ impl Job {
         })
     }
 
+    pub(super) fn write(&self, writer: &mut Writer<'_>) {
+        writer.u64(self.fingerprint);
+        writer.text(&self.name);
+    }
+
+    /// The job that [`Job::write`] wrote.
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Job, DecodeError> {
+        let fingerprint = reader.u64("a fingerprint")?;
+        Ok(Job { fingerprint, name: reader.text("a job's name", MAX_TEXT)? })
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         let mut writer = Writer::new(&mut out);
         writer.u16(VERSION);
-        writer.u64(self.fingerprint);
-        writer.text(&self.name);
+        self.write(&mut writer);
         let checksum = crc32c::crc32c(&out);
         out.extend_from_slice(&checksum.to_le_bytes());
         out
     }
 
     fn decode(bytes: &[u8]) -> Result<Job, String> {
-        let Some((content, checksum)) = bytes.split_last_chunk::<CHECKSUM_LEN>() else {
-            return Err(format!("it has {} bytes only", bytes.len()));
-        };
-        let (expected, found) = (crc32c::crc32c(content), u32::from_le_bytes(*checksum));
-        if expected != found {
-            return Err(format!("its checksum is {found:#010x}, its bytes have {expected:#010x}"));
-        }
-        Job::read(content).map_err(|error| error.to_string())?
+        let mut reader = checked(bytes, MAGIC, VERSION)?;
+        let job = Job::read(&mut reader).map_err(|error| error.to_string())?;
+        reader.end("the file that names the job").map_err(|error| error.to_string())?;
+        Ok(job)
     }
+}
 
-    fn read(content: &[u8]) -> Result<Result<Job, String>, DecodeError> {
-        let what = "the file that names the job";
-        let mut reader = Reader::new(content);
-        if reader.take(what, MAGIC.len())? != MAGIC {
-            return Ok(Err("it is another file".to_owned()));
-        }
-        match reader.u16(what)? {
-            VERSION => {}
-            found => {
-                return Ok(Err(format!("it is of version {found}, this binary reads {VERSION}")));
-            }
-        }
-        let fingerprint = reader.u64("a fingerprint")?;
-        let name = reader.text("a job's name", MAX_TEXT)?;
-        reader.end(what)?;
-        Ok(Ok(Job { fingerprint, name }))
+/// What lies between magic and version and the checksum of a file, if all three are right.
+pub(super) fn checked(bytes: &[u8], magic: [u8; 4], version: u16) -> Result<Reader<'_>, String> {
+    let Some((content, checksum)) = bytes.split_last_chunk::<CHECKSUM_LEN>() else {
+        return Err(format!("it has {} bytes only", bytes.len()));
+    };
+    let what = "what a file begins with";
+    let mut reader = Reader::new(content);
+    if reader.take(what, magic.len()).map_err(|error| error.to_string())? != magic {
+        return Err("it is another file".to_owned());
     }
+    // Another version may have another checksum, so that its number is all that can be said of it.
+    let found = reader.u16(what).map_err(|error| error.to_string())?;
+    if found != version {
+        return Err(format!("it is of version {found}, this binary reads {version}"));
+    }
+    let (expected, found) = (crc32c::crc32c(content), u32::from_le_bytes(*checksum));
+    if expected != found {
+        return Err(format!("its checksum is {found:#010x}, its bytes have {expected:#010x}"));
+    }
+    Ok(reader)
 }
 
 impl std::fmt::Display for Job {

@@ -6,6 +6,7 @@ mod damage;
 mod full_disk;
 mod model;
 mod racing;
+mod savepoints;
 
 use std::collections::BTreeSet;
 use std::fs;

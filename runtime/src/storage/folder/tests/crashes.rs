@@ -18,20 +18,26 @@ fn temporary_files_of_the_dead_go_and_those_of_the_living_stay() {
     let home = Home::new("temporary");
     small_run(&home.open());
     let before = names(&home.path("journal"));
-    for folder in ["journal", "terms", "snapshots"] {
-        fs::write(home.path(folder).join("00ff-3.tmp"), "half an ent").unwrap();
+    let (dead, living) = ("0123456789abcdef".repeat(2), "fedcba9876543210".repeat(2));
+    let (dead, mine) = (format!("{dead}-3.tmp"), "mine-3.tmp");
+    for folder in ["journal", "terms", "snapshots", ""] {
+        fs::write(home.path(folder).join(&dead), "half an ent").unwrap();
+        fs::write(home.path(folder).join(mine), "a user's").unwrap();
     }
-    fs::write(home.path("00ff-3.tmp"), "half a job").unwrap();
-    let living = Shelf::open(home.path("journal"), "living").unwrap();
-    let draft = living.draft(&[b"whole", b" entry"]).unwrap();
+    let shelf = Shelf::open(home.path("journal"), &living).unwrap();
+    let draft = shelf.draft(&[b"whole", b" entry"]).unwrap();
     home.open();
     let left = names(&home.path("journal"));
-    assert_eq!(left.difference(&before).collect::<Vec<_>>(), ["living-0.tmp"]);
-    assert!(!names(&home.0).contains("00ff-3.tmp"));
+    let making = format!("{living}-0.tmp");
+    assert_eq!(left.difference(&before).collect::<Vec<_>>(), [&making, mine]);
+    for folder in ["terms", "snapshots", ""] {
+        assert!(!names(&home.path(folder)).contains(&dead));
+        assert!(names(&home.path(folder)).contains(mine));
+    }
     assert_eq!(draft.link("x").unwrap(), Linked::Created);
     drop(draft);
     assert_eq!(fs::read(home.path("journal/x")).unwrap(), b"whole entry");
-    assert!(!names(&home.path("journal")).contains("living-0.tmp"));
+    assert!(!names(&home.path("journal")).contains(&making));
 }
 
 #[test]

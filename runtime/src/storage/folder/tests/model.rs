@@ -200,7 +200,7 @@ fn compare(steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn a_reader_finds_what_a_plain_list_holds(steps in prop::collection::vec(step(), 0..40)) {
