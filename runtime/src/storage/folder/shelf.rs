@@ -15,6 +15,8 @@ use super::super::StorageError;
 
 /// What the name of a file in the making ends with.
 const TEMPORARY: &str = ".tmp";
+/// Digits of the word of a writer.
+pub(super) const WRITER_LEN: usize = 32;
 /// So often a temporary file is begun anew that somebody took for a leftover.
 const ATTEMPTS: u64 = 16;
 
@@ -90,7 +92,7 @@ impl Shelf {
             let file = file.map_err(|error| cannot("create", &path, &error))?;
             // Where files cannot be locked, nobody removes leftovers either.
             drop(file.lock());
-            let mut draft = Draft { shelf: self, path, file: file };
+            let mut draft = Draft { shelf: self, path, file };
             // Somebody who opened the folder may have been faster with the lock.
             let links = draft.file.metadata().map_err(|error| draft.cannot_write(&error))?.nlink();
             if links > 0 {
@@ -118,6 +120,26 @@ impl Shelf {
         }
     }
 
+    /// Has the file of that name lie on another shelf too, where it may be already; nothing if it is not
+    /// on this one. It becomes durable with the other's next [`Shelf::sync`].
+    pub(super) fn share(&self, name: &str, other: &Shelf) -> Result<Option<()>, StorageError> {
+        let (from, to) = (self.path_of(name), other.path_of(name));
+        match fs::hard_link(&from, &to) {
+            Ok(()) => Ok(Some(())),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Some(())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == ErrorKind::CrossesDevices => {
+                let bytes = match fs::read(&from) {
+                    Ok(bytes) => bytes,
+                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                    Err(error) => return Err(cannot("read", &from, &error)),
+                };
+                other.draft(&[&bytes])?.link(name).map(|_| Some(()))
+            }
+            Err(error) => Err(cannot("create", &to, &error)),
+        }
+    }
+
     /// Takes a file away; it need not be there.
     pub(super) fn remove(&self, name: &str) -> Result<(), StorageError> {
         match fs::remove_file(self.path_of(name)) {
@@ -138,7 +160,7 @@ impl Shelf {
 
     /// Removes temporary files whose writers are gone.
     fn sweep(&self) -> Result<(), StorageError> {
-        for name in self.names()?.iter().filter(|name| name.ends_with(TEMPORARY)) {
+        for name in self.names()?.iter().filter(|name| is_temporary(name)) {
             let Ok(file) = File::open(self.path_of(name)) else { continue };
             if file.try_lock().is_ok() {
                 self.remove(name)?;
@@ -176,6 +198,16 @@ impl Drop for Draft<'_> {
         // If it stays, whoever opens the folder next removes it.
         drop(fs::remove_file(&self.path));
     }
+}
+
+/// Whether a name is one of a file in the making, and not one that a user has chosen.
+fn is_temporary(name: &str) -> bool {
+    let parts = name.strip_suffix(TEMPORARY).and_then(|rest| rest.split_once('-'));
+    parts.is_some_and(|(writer, number)| {
+        writer.len() == WRITER_LEN
+            && writer.bytes().all(|byte| byte.is_ascii_hexdigit())
+            && number.parse::<u64>().is_ok()
+    })
 }
 
 /// Creates a folder and those that it lies in, durably.
