@@ -58,6 +58,8 @@ pub struct Links {
 struct Link {
     incarnation: Incarnation,
     connection: Connection,
+    /// Whether the driver of IO has been told to hold it.
+    held: bool,
     /// Blocks whose bodies are arriving.
     bundle: Option<ArrivingBundle>,
     memory: Memory,
@@ -167,10 +169,14 @@ impl Links {
         let Some(link) = self.links.get_mut(&worker) else { return Ok(()) };
         let result = link.connection.completed(outcome);
         let result = result.and_then(|()| link.take_in(intake, arrivals));
-        result.map_err(|closed| {
-            self.links.remove(&worker);
-            (worker, closed)
-        })
+        result.map_err(|closed| self.lose(worker, closed))
+    }
+
+    /// Gives a connection up, so that the peer sees it.
+    fn lose(&mut self, worker: WorkerId, closed: Closed) -> (WorkerId, Closed) {
+        let lost = self.links.remove(&worker);
+        lost.iter().for_each(|link| link.connection.hang_up());
+        (worker, closed)
     }
 
     /// Starts what can be started, and tries again to take in what there was no memory for.
@@ -183,10 +189,7 @@ impl Links {
         let result = self.links.iter_mut().try_for_each(|(&worker, link)| {
             link.drive(io, intake, arrivals).map_err(|closed| (worker, closed))
         });
-        if let Err((worker, _)) = &result {
-            self.links.remove(worker);
-        }
-        result
+        result.map_err(|(worker, closed)| self.lose(worker, closed))
     }
 
     /// How many sends to a peer wait for the one that is under way.
@@ -223,7 +226,8 @@ impl Link {
             }
         };
         let (bundle, memory) = (None, Memory::Enough);
-        Ok(Link { incarnation, connection, bundle, memory, rendezvous, sharing })
+        let held = false;
+        Ok(Link { incarnation, connection, held, bundle, memory, rendezvous, sharing })
     }
 
     /// Blocks that the peer has not copied yet.
@@ -252,6 +256,10 @@ impl Link {
         intake: &mut Intake<'_>,
         arrivals: &mut Vec<Arrival>,
     ) -> Result<(), Closed> {
+        if !self.held {
+            self.held = true;
+            self.connection.hold(io);
+        }
         if self.memory == Memory::Awaited {
             self.take_in(intake, arrivals)?;
         }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use drizzle_shuffle::{ArrivingBlock, Block, Bundle, Landing};
@@ -154,6 +154,19 @@ impl Connection {
             self.outgoing.push_back(Outgoing { head: Vec::new(), bodies: vec![next] });
             last = self.outgoing.back_mut().expect("it was pushed just now");
         }
+    }
+
+    /// Has the driver hold the stream, which is to be driven by no other from now on. Whoever then
+    /// drops the connection has to [hang up](Self::hang_up) first.
+    pub fn hold(&self, io: &mut dyn Io) {
+        io.hold(&self.stream);
+    }
+
+    /// Ends the connection for both sides, whoever else keeps its socket open. What was handed to the
+    /// kernel still arrives.
+    pub fn hang_up(&self) {
+        // It fails where there is nothing left to end.
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     /// Starts what can be started: one send and one receive at a time.
