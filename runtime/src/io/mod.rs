@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use drizzle_shuffle::Landing;
 
+pub mod bare;
 mod buffers;
 mod calls;
 mod epoll;

@@ -15,6 +15,7 @@ use super::{
     Readiness, SystemCalls, Token, Waker, choose, open, sys,
 };
 
+mod bare;
 mod held;
 
 /// So many parks without a completion are a failure; each may last `PATIENCE`.

@@ -436,7 +436,17 @@ impl Drop for UringIo {
     }
 }
 
-fn build(entries: u32) -> io::Result<IoUring> {
+/// Of a zero-copy send: its notification is to tell whether bytes were copied. Not in the `io-uring` crate's
+/// interface.
+pub(super) const REPORT_USAGE: u16 = 1 << 3;
+
+/// Whether the notification of a zero-copy send tells that.
+pub(super) fn was_copied(result: i32) -> bool {
+    const COPIED: u32 = 1 << 31;
+    result.cast_unsigned() & COPIED != 0
+}
+
+pub(super) fn build(entries: u32) -> io::Result<IoUring> {
     IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
