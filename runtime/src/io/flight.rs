@@ -4,14 +4,15 @@
 //! Sends are copied by the kernel. `SEND_ZC` is measured beside `SEND` by `perf/` (`data-plane`, with
 //! [`super::bare`]): over loopback every notification says that the bytes were copied all the same,
 //! and the stream has 4 to 29 % of the rate at 4 KiB, 74 to 86 % at 64 KiB, 85 % at 1 MiB (Linux 6.18, two
-//! virtual cores that had other work too). So it is not built here; it would be worth it per route, as long as its
-//! notifications say "not copied".
+//! virtual cores that had other work too). So it is not built here; it would be worth it per route, as
+//! long as its notifications say "not copied".
 //!
 //! 1. A [`Flight`] owns all memory named in its submission: a `Vec`'s heap block, a body held by
-//!    an `Arc`, the segment of a landing, the list of a send's pieces, the message header in `messages`.
-//!    None of it moves when the flight, the slots or the driver move: they are blocks of their own on
-//!    the heap, `messages` is never resized, and it is reached by raw pointers only.
-//! 2. A slot is vacated by the completion of its submission only, and a submission names its slot. So
+//!    an `Arc`, the segment of a landing, the list of a send's pieces, the message header in `messages`,
+//!    the number of a descriptor that is to be installed. None of it moves when the flight, the slots
+//!    or the driver move: they are blocks of their own on the heap, `messages` is never resized, and it
+//!    is reached by raw pointers only.
+//! 2. A slot is vacated by the last completion of its submission only, and a submission names its slot. So
 //!    between `take_off` and `land` nobody touches that memory but the kernel.
 //! 3. A body's bytes stay as they are while its `Arc` is held: `as_ref` borrowed them from a value that,
 //!    as long as we hold a count, nobody can get mutably or drop. They are asked for once.
