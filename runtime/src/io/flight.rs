@@ -3,9 +3,9 @@
 //!
 //! Sends are copied by the kernel. `SEND_ZC` is measured beside `SEND` by `perf/` (`data-plane`, with
 //! [`super::bare`]): over loopback every notification says that the bytes were copied all the same,
-//! and the stream has 4 to 29 % of the rate at 4 KiB, 74 to 86 % at 64 KiB, 85 % at 1 MiB (Linux 6.18, two
-//! virtual cores that had other work too). So it is not built here; it would be worth it per route, as
-//! long as its notifications say "not copied".
+//! and the stream has 86 to 96 % of the rate at 4 KiB, 62 to 72 % at 64 KiB, 54 to 70 % at 1 MiB (two runs
+//! of three rounds, Linux 6.18, two virtual cores). So it is not built here; it would be worth it per
+//! route, as long as its notifications say "not copied".
 //!
 //! 1. A [`Flight`] owns all memory named in its submission: a `Vec`'s heap block, a body held by
 //!    an `Arc`, the segment of a landing, the list of a send's pieces, the message header in `messages`,
