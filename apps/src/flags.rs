@@ -42,6 +42,9 @@ pub(crate) struct ClusterFlags {
     /// Write the report as JSON too.
     #[arg(long, value_name = "FILE.json")]
     pub(crate) report: Option<PathBuf>,
+    /// Note what happens to the cluster in this file, a line of JSON for each event.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) timeline: Option<PathBuf>,
 }
 
 /// What runs the cores.

@@ -7,4 +7,5 @@ mod flags;
 mod launch;
 pub mod size;
 pub mod sum;
+mod timeline;
 pub mod ysb;

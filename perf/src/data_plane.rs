@@ -147,9 +147,10 @@ pub(crate) fn measure(flags: &Flags) -> Result<()> {
         figures[way.key] = json!(median(&way.rates));
         figures["rounds"][way.key] = json!(way.rates);
     }
-    let Shuffled { rows, handovers } = shuffle::measure(flags.rounds)?;
+    let Shuffled { rows, handovers, sends } = shuffle::measure(flags.rounds)?;
     figures["shuffle"] = json!(rows);
     figures["handover"] = json!(handovers);
+    figures["sends"] = json!(sends);
     print(&figures, &ways);
     write_json(flags.json.as_deref(), &figures)
 }
@@ -214,6 +215,15 @@ fn print_shuffle(figures: &Value) {
             row["limit"].as_str().unwrap_or_default(),
             100.0 * SHUFFLE_GOAL,
             reached(rate >= SHUFFLE_GOAL * limit),
+        );
+    }
+    for row in rows("sends") {
+        let (send, zero_copy) = (number(&row, "send_gbps"), number(&row, "send_zc_gbps"));
+        println!(
+            "{:<34}{zero_copy:>8.2} GB/s           {:.0} % of {send:.2} GB/s, SEND; {:.0} % of the sends copied",
+            format!("SEND_ZC, tcp, {} KiB", row["bytes"].as_u64().unwrap_or(0) / 1024),
+            100.0 * zero_copy / send,
+            100.0 * number(&row, "zc_copied"),
         );
     }
     for row in rows("handover") {

@@ -9,6 +9,7 @@ mod limits;
 mod mailbox;
 
 use anyhow::{Result, ensure};
+use drizzle::io::bare::Sending;
 use drizzle::shuffle::{Block, Record, StoreOptions};
 use rkyv::{Archive, Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -76,7 +77,7 @@ impl Path {
     fn limit(self, load: Load) -> Result<u64> {
         match self {
             Path::Cores | Path::Processes => Ok(limits::copy(load)),
-            Path::Tcp => limits::stream(load),
+            Path::Tcp => Ok(limits::stream(load, Sending::Copied)?.0),
         }
     }
 
@@ -162,6 +163,8 @@ pub(crate) struct Shuffled {
     pub(crate) rows: Vec<Value>,
     /// Times: `path, bytes, p50_us, p99_us`.
     pub(crate) handovers: Vec<Value>,
+    /// Bare streams over TCP: `bytes, send_gbps, send_zc_gbps, zc_copied`.
+    pub(crate) sends: Vec<Value>,
 }
 
 /// Measures all ways in turn, so often, and tells the medians.
@@ -189,7 +192,29 @@ pub(crate) fn measure(rounds: u32) -> Result<Shuffled> {
         }
     }
     let handovers = Path::ALL.iter().map(|&path| handover(path, rounds));
-    Ok(Shuffled { rows, handovers: handovers.collect::<Result<_>>()? })
+    let handovers = handovers.collect::<Result<_>>()?;
+    let sends = SIZES.map(|(bytes, blocks)| sends(Load { bytes, blocks }, rounds));
+    Ok(Shuffled { rows, handovers, sends: sends.into_iter().collect::<Result<_>>()? })
+}
+
+/// A bare stream by copying and by zero-copy sends, in turn.
+fn sends(load: Load, rounds: u32) -> Result<Value> {
+    let (mut copying, mut zero_copy, mut part) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        copying.push(load.rate(limits::stream(load, Sending::Copied)?.0));
+        let (elapsed_ns, notified) = limits::stream(load, Sending::ZeroCopy)?;
+        zero_copy.push(load.rate(elapsed_ns));
+        part.push(notified.copied as f64 / notified.sends as f64);
+    }
+    let (copying, zero_copy, part) = (median(&copying), median(&zero_copy), median(&part));
+    eprintln!(
+        "bare      {:>8} bytes SEND {copying:>7.2} GB/s, SEND_ZC {zero_copy:>7.2} GB/s, {:.0} % copied",
+        load.bytes,
+        100.0 * part
+    );
+    Ok(json!({
+        "bytes": load.bytes, "send_gbps": copying, "send_zc_gbps": zero_copy, "zc_copied": part,
+    }))
 }
 
 fn handover(path: Path, rounds: u32) -> Result<Value> {

@@ -44,6 +44,8 @@ pub struct Expected {
 /// How the engine's results compare with the expected ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
+    /// Events that were taken from the source.
+    pub events: u64,
     /// Windows with at least one view.
     pub windows: u64,
     /// Rows, one for each window and campaign with a view.
@@ -206,6 +208,7 @@ impl Expected {
     /// Compares `rows`, in any order, with what is expected.
     pub fn compare(&self, rows: impl IntoIterator<Item = ResultRow>) -> Verdict {
         let mut verdict = Verdict {
+            events: self.events,
             windows: self.windows.len() as u64,
             results: self.rows().count() as u64,
             lost: 0,

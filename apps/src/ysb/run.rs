@@ -8,8 +8,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use drizzle::host::Cpus;
 use drizzle::node::{
-    self, ClusterConfig, DRIVER_PATIENCE, DriverConfig, Exposure, JobFactory, JobReport, JobSetup,
-    LocalWorkers, NodeError, Observer, Outlet, ProgressReport, Reach, StopFlag, WorkerConfig,
+    self, ClusterConfig, ClusterEvent, DRIVER_PATIENCE, DriverConfig, Exposure, JobFactory,
+    JobReport, JobSetup, LocalWorkers, NodeError, Observer, Outlet, ProgressReport, Reach,
+    StopFlag, WorkerConfig,
 };
 
 use super::flags::{DriverFlags, JobFlags, LocalFlags, Node, YsbArguments};
@@ -19,6 +20,7 @@ use super::report::{self, Report, Shape};
 use super::results::{Collected, TimedRow, decode_rows, read_upserts};
 use crate::flags::{ClusterFlags, WorkerFlags};
 use crate::launch::{Failure, JOB_FAILED, choose_runtime, conclude, sentence, worker_command};
+use crate::timeline::Timeline;
 
 /// Runs the benchmark as the arguments say.
 pub fn main(arguments: YsbArguments) -> ExitCode {
@@ -159,7 +161,8 @@ fn run_as_driver(
             log.prepare().map_err(anyhow::Error::from)?;
         }
     }
-    let mut watcher = Watcher::default();
+    let timeline = Timeline::open(cluster.timeline.as_deref())?;
+    let mut watcher = Watcher { timeline, ..Watcher::default() };
     let report = run(config, &job, &mut watcher, &stop)?;
     watcher.clear_line();
     for output in outputs() {
@@ -185,6 +188,7 @@ fn run_as_driver(
 #[derive(Default)]
 struct Watcher {
     rows: Vec<TimedRow>,
+    timeline: Timeline,
     records: u64,
     elapsed_ns: u64,
     line: bool,
@@ -217,6 +221,10 @@ impl Watcher {
 impl Observer for Watcher {
     fn results(&mut self, rows: &[u8]) {
         self.rows.extend(decode_rows(rows));
+    }
+
+    fn event(&mut self, event: &ClusterEvent) {
+        self.timeline.note(event);
     }
 
     fn progress(&mut self, progress: &ProgressReport) {

@@ -125,7 +125,7 @@ impl Output {
     }
 
     /// All part files that are there, in the order of partitions.
-    fn find_parts(&self) -> Result<Vec<((u32, u64), PathBuf)>, ConnectorError> {
+    fn find_parts(&self) -> Result<Vec<(PartNumber, PathBuf)>, ConnectorError> {
         let mut parts = Vec::new();
         for entry in fs::read_dir(&self.parts).map_err(error("list", &self.parts))? {
             let entry = entry.map_err(error("list", &self.parts))?;
@@ -137,6 +137,9 @@ impl Output {
         Ok(parts)
     }
 }
+
+/// A partition, and which of its parts.
+type PartNumber = (u32, u64);
 
 /// One part, as the owner of its partition writes it.
 #[derive(Debug)]
@@ -183,7 +186,7 @@ fn remove_if_there(path: &Path) -> Result<(), ConnectorError> {
 }
 
 /// The partition of a part file of that name, and which of its parts it is.
-fn part_number(name: &std::ffi::OsStr) -> Option<(u32, u64)> {
+fn part_number(name: &std::ffi::OsStr) -> Option<PartNumber> {
     let name = name.to_str()?.strip_prefix("part-")?.strip_suffix(".jsonl")?;
     let (partition, number) = name.split_once('-').unwrap_or((name, "0"));
     let is_number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());

@@ -107,15 +107,14 @@ impl UpsertLog {
 /// What stands under one beginning.
 #[derive(Debug)]
 struct Span {
-    beginning: Beginning,
+    beginning: Option<Beginning>,
     rows: Vec<(BatchId, Instant, Vec<u8>, Vec<u8>)>,
 }
 
 /// Reads a file up to its end, or to where its writer was killed.
 fn spans(bytes: &[u8]) -> Vec<Span> {
-    // Who never began has had the partition from the start of the job.
-    let beginning = Beginning { epoch: Epoch(0), after: BatchId(0) };
-    let mut spans = vec![Span { beginning, rows: Vec::new() }];
+    // Who does not say that it begins was the first to have the partition, and voids nothing.
+    let mut spans = vec![Span { beginning: None, rows: Vec::new() }];
     let mut rest = bytes;
     while let Some((content, behind)) = next_frame(rest) {
         rest = behind;
@@ -125,7 +124,7 @@ fn spans(bytes: &[u8]) -> Vec<Span> {
         match kind {
             BEGINNING => {
                 let beginning = Beginning { epoch: Epoch(second), after: BatchId(batch) };
-                spans.push(Span { beginning, rows: Vec::new() });
+                spans.push(Span { beginning: Some(beginning), rows: Vec::new() });
             }
             ROWS => {
                 let span = spans.last_mut().expect("there is one from the start");
@@ -169,7 +168,7 @@ fn merge(mut spans: Vec<Span>, rows: &mut BTreeMap<Vec<u8>, Upserted>) {
     let mut limit = BatchId(u64::MAX);
     for span in spans.iter_mut().rev() {
         span.rows.retain(|(batch, ..)| *batch <= limit);
-        limit = limit.min(span.beginning.after);
+        limit = span.beginning.map_or(limit, |beginning| limit.min(beginning.after));
     }
     let mut written: Vec<_> = spans.into_iter().flat_map(|span| span.rows).collect();
     written.sort_by_key(|(batch, at, ..)| (*batch, *at));

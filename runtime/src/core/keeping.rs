@@ -249,7 +249,7 @@ impl Core {
                 self.restore((stage, partition), after, from)?;
             }
             LocalAction::DropPartition { stage, partition } => {
-                self.drop_partition((stage, partition))
+                self.drop_partition((stage, partition));
             }
             LocalAction::Snapshot { stage, partition, batch, since } => {
                 self.snapshot((stage, partition), batch, since)?;

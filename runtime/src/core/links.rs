@@ -67,6 +67,8 @@ struct Link {
     /// A state of which not all parts have come.
     state: Option<ArrivingState>,
     connection: Connection,
+    /// Whether the driver of IO has been told to hold it.
+    held: bool,
     /// Blocks whose bodies are arriving.
     bundle: Option<ArrivingBundle>,
     memory: Memory,
@@ -164,7 +166,9 @@ impl Links {
     /// Takes one more over. A connection to an earlier life of the peer is closed.
     pub fn add(&mut self, plan: LinkPlan) -> std::io::Result<()> {
         let life = Life { worker: plan.worker, incarnation: plan.incarnation };
-        self.links.insert(life.worker, Link::new(plan)?);
+        if let Some(before) = self.links.insert(life.worker, Link::new(plan)?) {
+            before.connection.hang_up();
+        }
         let waiting = self.waiting.remove(&life).unwrap_or_default();
         waiting.iter().for_each(|cargo| self.send(life.worker, cargo));
         Ok(())
@@ -173,8 +177,12 @@ impl Links {
     /// Closes the connection to a life that is over.
     pub fn close(&mut self, worker: WorkerId, incarnation: Incarnation) {
         self.waiting.remove(&Life { worker, incarnation });
-        if self.links.get(&worker).is_some_and(|link| link.incarnation == incarnation) {
-            self.links.remove(&worker);
+        if let Some(link) = self.links.remove(&worker) {
+            match link.incarnation == incarnation {
+                true => link.connection.hang_up(),
+                // It is that of a later life.
+                false => drop(self.links.insert(worker, link)),
+            }
         }
     }
 
@@ -218,11 +226,14 @@ impl Links {
         let Some(link) = self.links.get_mut(&worker) else { return Ok(()) };
         let result = link.connection.completed(outcome);
         let result = result.and_then(|()| link.take_in(intake, arrivals));
-        let life = Life { worker, incarnation: link.incarnation };
-        result.map_err(|closed| {
-            self.links.remove(&worker);
-            (life, closed)
-        })
+        result.map_err(|closed| self.lose(worker, closed))
+    }
+
+    /// Gives a connection up, so that the peer sees it.
+    fn lose(&mut self, worker: WorkerId, closed: Closed) -> (Life, Closed) {
+        let lost = self.links.remove(&worker).expect("what was driven is there");
+        lost.connection.hang_up();
+        (lost.life(), closed)
     }
 
     /// Starts what can be started, and tries again to take in what there was no memory for.
@@ -233,13 +244,9 @@ impl Links {
         arrivals: &mut Vec<Arrival>,
     ) -> Result<(), (Life, Closed)> {
         let result = self.links.iter_mut().try_for_each(|(&worker, link)| {
-            let life = Life { worker, incarnation: link.incarnation };
-            link.drive(io, intake, arrivals).map_err(|closed| (life, closed))
+            link.drive(io, intake, arrivals).map_err(|closed| (worker, closed))
         });
-        if let Err((life, _)) = &result {
-            self.links.remove(&life.worker);
-        }
-        result
+        result.map_err(|(worker, closed)| self.lose(worker, closed))
     }
 
     /// How many sends to a peer wait for the one that is under way.
@@ -276,8 +283,18 @@ impl Link {
             }
         };
         let (bundle, memory) = (None, Memory::Enough);
-        let state = None;
-        Ok(Link { worker, incarnation, state, connection, bundle, memory, rendezvous, sharing })
+        let (state, held) = (None, false);
+        Ok(Link {
+            worker,
+            incarnation,
+            state,
+            connection,
+            held,
+            bundle,
+            memory,
+            rendezvous,
+            sharing,
+        })
     }
 
     /// Blocks that the peer has not copied yet.
@@ -357,6 +374,10 @@ impl Link {
         intake: &mut Intake<'_>,
         arrivals: &mut Vec<Arrival>,
     ) -> Result<(), Closed> {
+        if !self.held {
+            self.held = true;
+            self.connection.hold(io);
+        }
         if self.memory == Memory::Awaited {
             self.take_in(intake, arrivals)?;
         }

@@ -1,7 +1,7 @@
 //! System calls that drivers of IO make, counted by themselves.
 
 /// How many of each kind. What a host does to sleep is not among them where it sleeps in its own way (glommio
-/// makes a few calls for each park).
+/// makes a few calls for each park), nor what sets a driver up and takes it down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SystemCalls {
     /// `io_uring_enter`, with or without waiting.

@@ -1,16 +1,18 @@
 //! What the kernel works on: operations in the ring and the memory that they own. An island of
 //! unsafe code, kept apart from the ring so that its rules can be tested without one.
 //!
-//! Sends are copied by the kernel. A trial without this code measured `SEND_ZC` beside `SEND` over
-//! loopback (Linux 6.18, two virtual cores, a fetch of 64 KiB in 30 us instead of 26, of 1 MiB in 452 us
-//! instead of 252), where the bytes are always copied all the same. So it is not built; it would be
-//! worth it per route, as long as its notifications say "not copied".
+//! Sends are copied by the kernel. `SEND_ZC` is measured beside `SEND` by `perf/` (`data-plane`, with
+//! [`super::bare`]): over loopback every notification says that the bytes were copied all the same,
+//! and the stream has 86 to 96 % of the rate at 4 KiB, 62 to 72 % at 64 KiB, 54 to 70 % at 1 MiB (two runs
+//! of three rounds, Linux 6.18, two virtual cores). So it is not built here; it would be worth it per
+//! route, as long as its notifications say "not copied".
 //!
 //! 1. A [`Flight`] owns all memory named in its submission: a `Vec`'s heap block, a body held by
-//!    an `Arc`, the segment of a landing, the list of a send's pieces, the message header in `messages`.
-//!    None of it moves when the flight, the slots or the driver move: they are blocks of their own on
-//!    the heap, `messages` is never resized, and it is reached by raw pointers only.
-//! 2. A slot is vacated by the completion of its submission only, and a submission names its slot. So
+//!    an `Arc`, the segment of a landing, the list of a send's pieces, the message header in `messages`,
+//!    the number of a descriptor that is to be installed. None of it moves when the flight, the slots
+//!    or the driver move: they are blocks of their own on the heap, `messages` is never resized, and it
+//!    is reached by raw pointers only.
+//! 2. A slot is vacated by the last completion of its submission only, and a submission names its slot. So
 //!    between `take_off` and `land` nobody touches that memory but the kernel.
 //! 3. A body's bytes stay as they are while its `Arc` is held: `as_ref` borrowed them from a value that,
 //!    as long as we hold a count, nobody can get mutably or drop. They are asked for once.
@@ -19,18 +21,22 @@
 //! 6. A `msghdr` consists of integers and pointers, for which zero is a value.
 //! 7. A landing's spot is good for the bytes that are missing, and nobody else writes there while we
 //!    hold the landing.
+//! 8. A submission names a descriptor of a socket that its flight holds, or a place in the ring's table
+//!    of files, which is cleared only after everything that names it was submitted. So no other file can
+//!    have come to stand there.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::Arc;
 
 use drizzle_shuffle::Landing;
-use io_uring::types::Fd;
+use io_uring::types::{CancelBuilder, Fd, Fixed};
 use io_uring::{opcode, squeue};
 
+use super::buffers::GROUP;
 use super::{Body, Completion, Op, Outcome, Token};
 
 /// The most bytes that one receive lands: they are still in the second cache when they are looked at.
@@ -44,6 +50,8 @@ pub(super) struct Flights {
     messages: Vec<libc::msghdr>,
     /// Slots whose send was cut short and must be submitted again.
     short: Vec<usize>,
+    /// How many are the ring's own.
+    own: usize,
     plan: Plan,
 }
 
@@ -59,9 +67,51 @@ enum Plan {
 struct Flight {
     token: Token,
     work: Work,
+    /// The socket's place in the ring's table of files, if it has one.
+    file: Option<usize>,
+    /// The held stream that wants to know how much a receive brings.
+    watcher: Option<usize>,
+}
+
+/// What the ring does for itself. Places are those of [`super::held`].
+pub(super) enum Own {
+    /// Receives whatever comes to provided buffers, with a completion for each.
+    Stand { place: usize },
+    /// Puts a stream into the table of files.
+    Install {
+        place: usize,
+        /// Keeps the descriptor open.
+        _stream: Arc<TcpStream>,
+        /// Where the kernel finds its number.
+        descriptor: Box<RawFd>,
+    },
+    /// Takes a stream out of the table of files.
+    Leave { place: usize },
+    /// Ends the operation of a flight.
+    Cancel { flight: usize },
+}
+
+impl Own {
+    pub(super) fn install(place: usize, stream: Arc<TcpStream>) -> Own {
+        let descriptor = Box::new(stream.as_raw_fd());
+        Own::Install { place, _stream: stream, descriptor }
+    }
+}
+
+/// What a completion tells.
+pub(super) enum Event {
+    /// An operation is done; and what a receive has brought to a held stream that watches.
+    Completed(Completion, Option<(usize, usize)>),
+    /// A send was cut short and is to be submitted again.
+    CutShort,
+    /// A standing receive goes on.
+    Stands { place: usize },
+    /// Something of the ring's own is over.
+    Over(Own),
 }
 
 enum Work {
+    Own(Own),
     Accept { listener: Arc<TcpListener> },
     Recv { stream: Arc<TcpStream>, buffer: Vec<u8>, limit: usize },
     Land { stream: Arc<TcpStream>, landing: Landing },
@@ -86,6 +136,7 @@ impl Flights {
             vacant: (0..limit).rev().collect(),
             messages: (0..limit).map(|_| no_message()).collect(),
             short: Vec::new(),
+            own: 0,
             plan: Plan::Finish,
         }
     }
@@ -94,12 +145,13 @@ impl Flights {
         !self.vacant.is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.slots.len() - self.vacant.len()
+    /// Operations that were asked for.
+    pub(super) fn operations(&self) -> usize {
+        self.slots.len() - self.vacant.len() - self.own
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.slots.len() == self.vacant.len()
     }
 
     /// From now on no send that was cut short is continued.
@@ -108,10 +160,29 @@ impl Flights {
     }
 
     /// Gives an operation a slot and says what to submit. The caller has asked for room.
-    pub(super) fn take_off(&mut self, token: Token, op: Op) -> squeue::Entry {
-        let index = self.vacant.pop().expect("the caller has asked for room");
-        self.slots[index] = Some(Flight { token, work: Work::new(op) });
+    pub(super) fn take_off(
+        &mut self,
+        token: Token,
+        op: Op,
+        file: Option<usize>,
+        watcher: Option<usize>,
+    ) -> squeue::Entry {
+        let index = self.settle(Flight { token, work: Work::new(op), file, watcher });
         self.entry(index)
+    }
+
+    /// The same for something of the ring's own; and its slot.
+    pub(super) fn take_off_own(&mut self, own: Own) -> (usize, squeue::Entry) {
+        self.own += 1;
+        let work = Work::Own(own);
+        let index = self.settle(Flight { token: 0, work, file: None, watcher: None });
+        (index, self.entry(index))
+    }
+
+    fn settle(&mut self, flight: Flight) -> usize {
+        let index = self.vacant.pop().expect("the caller has asked for room");
+        self.slots[index] = Some(flight);
+        index
     }
 
     /// What to submit again, if a send was cut short.
@@ -120,10 +191,15 @@ impl Flights {
         Some(self.entry(index))
     }
 
-    /// Takes a completion; `None` when the operation goes on.
-    pub(super) fn land(&mut self, index: usize, result: i32) -> Option<Completion> {
+    /// Takes a completion, after which there are more of its submission or not.
+    pub(super) fn land(&mut self, index: usize, result: i32, more: bool) -> Event {
         let flight =
             self.slots[index].take().expect("a completion names the slot of its submission");
+        if more && let Work::Own(Own::Stand { place }) = flight.work {
+            self.slots[index] = Some(flight);
+            return Event::Stands { place };
+        }
+        assert!(!more, "only standing receives go on");
         let result = if result < 0 {
             Err(io::Error::from_raw_os_error(-result))
         } else {
@@ -132,12 +208,23 @@ impl Flights {
         match flight.work.land(result, self.plan) {
             Landed::Done(outcome) => {
                 self.vacant.push(index);
-                Some(Completion { token: flight.token, outcome })
+                let brought = match (&outcome, flight.watcher) {
+                    (Outcome::Received { result: Ok(count), .. }, Some(place)) => {
+                        Some((place, *count))
+                    }
+                    _ => None,
+                };
+                Event::Completed(Completion { token: flight.token, outcome }, brought)
             }
             Landed::Short(work) => {
-                self.slots[index] = Some(Flight { token: flight.token, work });
+                self.slots[index] = Some(Flight { work, ..flight });
                 self.short.push(index);
-                None
+                Event::CutShort
+            }
+            Landed::Over(own) => {
+                self.vacant.push(index);
+                self.own -= 1;
+                Event::Over(own)
             }
         }
     }
@@ -146,7 +233,13 @@ impl Flights {
         assert!(index < self.messages.len(), "one message a slot");
         let message = self.messages.as_mut_ptr().wrapping_add(index);
         let flight = self.slots[index].as_mut().expect("only taken slots are submitted");
+        let (file, flags) = match flight.file {
+            Some(place) => (Some(place as RawFd), squeue::Flags::FIXED_FILE),
+            None => (None, squeue::Flags::empty()),
+        };
+        let fd = |stream: &TcpStream| Fd(file.unwrap_or_else(|| stream.as_raw_fd()));
         let entry = match &mut flight.work {
+            Work::Own(own) => own.entry(),
             Work::Accept { listener } => {
                 let fd = Fd(listener.as_raw_fd());
                 let accept = opcode::Accept::new(fd, ptr::null_mut(), ptr::null_mut());
@@ -156,19 +249,39 @@ impl Flights {
                 let room = buffer.spare_capacity_mut();
                 let start = room.as_mut_ptr().cast();
                 let room = room.len().min(*limit);
-                opcode::Recv::new(Fd(stream.as_raw_fd()), start, length(room)).build()
+                opcode::Recv::new(fd(stream), start, length(room)).build()
             }
             Work::Land { stream, landing } => {
                 let (start, room) = landing.spot();
                 let room = room.min(PIECE);
                 // The kernel itself waits for all of it: each look would cost more than it gains.
-                let recv = opcode::Recv::new(Fd(stream.as_raw_fd()), start.as_ptr(), length(room));
+                let recv = opcode::Recv::new(fd(stream), start.as_ptr(), length(room));
                 recv.flags(libc::MSG_WAITALL).build()
             }
-            // SAFETY: (1), (2) `index` is within the block, and the kernel does not have this slot now.
-            Work::Send(sending) => sending.entry(unsafe { &mut *message }),
+            Work::Send(sending) => {
+                let fd = fd(&sending.stream);
+                // SAFETY: (1), (2) `index` is within the block, and the kernel does not have this slot now.
+                sending.entry(fd, unsafe { &mut *message })
+            }
         };
-        entry.user_data(index as u64)
+        entry.flags(flags).user_data(index as u64)
+    }
+}
+
+impl Own {
+    fn entry(&self) -> squeue::Entry {
+        match self {
+            Own::Stand { place } => opcode::RecvMulti::new(Fixed(*place as u32), GROUP).build(),
+            Own::Install { place, descriptor, .. } => {
+                let update = opcode::FilesUpdate::new(&raw const **descriptor, 1);
+                update.offset(*place as i32).build()
+            }
+            Own::Leave { place } => opcode::Close::new(Fixed(*place as u32)).build(),
+            Own::Cancel { flight } => {
+                let flight = CancelBuilder::user_data(*flight as u64);
+                opcode::AsyncCancel2::new(flight).build()
+            }
+        }
     }
 }
 
@@ -176,6 +289,7 @@ impl Flights {
 enum Landed {
     Done(Outcome),
     Short(Work),
+    Over(Own),
 }
 
 impl Work {
@@ -195,6 +309,7 @@ impl Work {
 
     fn land(self, result: io::Result<usize>, plan: Plan) -> Landed {
         match self {
+            Work::Own(own) => Landed::Over(own),
             Work::Accept { .. } => Landed::Done(Outcome::Accepted(result.and_then(accepted))),
             Work::Recv { mut buffer, .. } => {
                 if let Ok(received) = result {
@@ -217,8 +332,7 @@ impl Work {
 
 impl Sending {
     /// Names the bytes not yet sent: as one piece where possible, else by a message header.
-    fn entry(&mut self, message: &mut libc::msghdr) -> squeue::Entry {
-        let fd = Fd(self.stream.as_raw_fd());
+    fn entry(&mut self, fd: Fd, message: &mut libc::msghdr) -> squeue::Entry {
         // The kernel itself continues a send that finds the socket full.
         let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         match &mut self.pieces[self.first..] {

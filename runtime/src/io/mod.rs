@@ -15,7 +15,7 @@
 //! 6. A wake that comes after the last `poll` ends the next park at once ([`waker`]).
 //!
 //! The caller's part: at most one receive and one send per stream are in flight at any time (two
-//! sends at once could interleave), and a listener has at most one accept. The ring takes 1,016
+//! sends at once could interleave), and a listener has at most one accept. The ring takes 952
 //! operations at a time, so a core must stay below that many with its standing receives and accepts: a
 //! send behind them would wait until one of them completes.
 
@@ -28,9 +28,12 @@ use std::time::Duration;
 
 use drizzle_shuffle::Landing;
 
+pub mod bare;
+mod buffers;
 mod calls;
 mod epoll;
 mod flight;
+mod held;
 mod probe;
 mod sys;
 mod tenant;
@@ -57,6 +60,9 @@ pub type Body = Arc<dyn AsRef<[u8]> + Send + Sync>;
 /// The most bodies of one send: the kernel takes 1,024 pieces.
 pub const MAX_BODIES: usize = 512;
 
+/// So little is a message: a receive that is bounded by more takes whatever comes.
+pub const MESSAGE: usize = 4 << 10;
+
 /// One operation, with all that it needs until it completes.
 pub enum Op {
     /// Takes one connection from a listener.
@@ -70,7 +76,8 @@ pub enum Op {
         stream: Arc<TcpStream>,
         /// Bytes are appended between its length and its capacity, which must differ.
         buffer: Vec<u8>,
-        /// At most so many, at least one.
+        /// At most so many, at least one. A bound of less than [`MESSAGE`] says that what follows has
+        /// a place of its own, so it is left in the socket.
         limit: usize,
     },
     /// Receives what has arrived (at least one byte) to where it will stay.
@@ -146,6 +153,12 @@ pub trait Io {
 
     /// The system calls that it has made, and that others made to wake it.
     fn calls(&self) -> SystemCalls;
+
+    /// Says that from now on only this driver receives from the stream, until it is shut down: so the
+    /// driver may receive ahead of the operations, and keep the socket open although its owner
+    /// drops it. Who drops it shuts it down first, and the peer sees that at once. A driver that gains
+    /// nothing by this ignores it.
+    fn hold(&mut self, _stream: &Arc<TcpStream>) {}
 
     /// Cancels everything that is pending and appends how it ended. Nothing may be submitted after.
     fn close(&mut self, completions: &mut Vec<Completion>);
@@ -232,6 +245,29 @@ impl fmt::Debug for Outcome {
 }
 
 impl Op {
+    /// The stream that it works on.
+    fn stream(&self) -> Option<&Arc<TcpStream>> {
+        match self {
+            Op::Accept { .. } => None,
+            Op::Recv { stream, .. } | Op::Land { stream, .. } | Op::Send { stream, .. } => {
+                Some(stream)
+            }
+        }
+    }
+
+    /// The stream that it receives from.
+    fn receives_from(&self) -> Option<&Arc<TcpStream>> {
+        match self {
+            Op::Accept { .. } | Op::Send { .. } => None,
+            Op::Recv { stream, .. } | Op::Land { stream, .. } => Some(stream),
+        }
+    }
+
+    /// Whether it receives whatever comes.
+    fn takes_anything(&self) -> bool {
+        matches!(self, Op::Recv { limit, .. } if *limit > MESSAGE)
+    }
+
     /// How an operation ends that never started.
     fn failed(self, error: io::Error) -> Outcome {
         match self {

@@ -33,7 +33,7 @@ impl fmt::Display for HostKind {
 const GLOMMIO_LIMIT: u64 = 512 * 1024;
 
 /// Locked memory, in bytes, of one executor (three rings with their registered memory: 234 KiB measured) and
-/// of one ring of our own (36 KiB measured), with room for kernels that take more.
+/// of one ring of our own with its buffers and files (40 KiB measured), with room for kernels that take more.
 const EXECUTOR_MEMLOCK: u64 = 320 * 1024;
 const RING_MEMLOCK: u64 = 48 * 1024;
 
@@ -69,6 +69,8 @@ const GLOMMIO_OPCODES: [(u8, &str); 23] = [
 pub struct Capabilities {
     /// Whether the ring driver works.
     pub uring: Result<(), String>,
+    /// Whether it can hold streams, which is faster and no condition.
+    pub holding: Result<(), String>,
     /// Whether glommio finds the operations that it wants.
     pub glommio: Result<(), String>,
     /// The limit of locked memory in bytes, as glommio asks for it.
@@ -131,17 +133,18 @@ impl Capabilities {
         let memlock_limit = sys::memlock_limit();
         let memlock = memlock();
         match uring::probe() {
-            Ok(opcodes) => {
+            Ok(uring::Found { opcodes, holding }) => {
                 let missing = GLOMMIO_OPCODES.iter().find(|(code, _)| !opcodes.has(*code));
                 let glommio = match missing {
                     Some((_, name)) => Err(format!("this kernel's io_uring lacks {name}")),
                     None => Ok(()),
                 };
-                Capabilities { uring: Ok(()), glommio, memlock_limit, memlock }
+                Capabilities { uring: Ok(()), holding, glommio, memlock_limit, memlock }
             }
             Err(reason) => {
-                let (uring, glommio) = (Err(reason.clone()), Err(reason));
-                Capabilities { uring, glommio, memlock_limit, memlock }
+                let refused = || Err(reason.clone());
+                let (uring, holding, glommio) = (refused(), refused(), refused());
+                Capabilities { uring, holding, glommio, memlock_limit, memlock }
             }
         }
     }
@@ -188,6 +191,11 @@ pub fn choose(
     let mut reasons = Vec::new();
     let io_kind = choose_io(io, capabilities, cores, &mut reasons)?;
     let possible = capabilities.permits_glommio(io_kind, cores);
+    if io_kind == IoKind::Uring
+        && let Err(reason) = &capabilities.holding
+    {
+        reasons.push(format!("no receiving ahead: {reason}"));
+    }
     let host = match (host, possible) {
         (Choice::Exactly(HostKind::Plain), _) => HostKind::Plain,
         (Choice::Exactly(HostKind::Glommio), Ok(())) => HostKind::Glommio,

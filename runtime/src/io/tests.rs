@@ -11,9 +11,12 @@ use std::time::Duration;
 use drizzle_shuffle::segment::{Segment, SegmentWriter};
 
 use super::{
-    Body, Capabilities, Choice, Completion, HostKind, Io, IoKind, Op, Outcome, Readiness, Token,
-    choose, open, sys,
+    Body, Capabilities, Choice, Completion, ExternalPark, HostKind, Io, IoKind, Op, Outcome,
+    Readiness, SystemCalls, Token, Waker, choose, open, sys,
 };
+
+mod bare;
+mod held;
 
 /// So many parks without a completion are a failure; each may last `PATIENCE`.
 const ROUNDS: u32 = 2_000;
@@ -26,9 +29,57 @@ const RECEIVE: Token = 1;
 const SEND: Token = 2;
 const ACCEPT: Token = 3;
 
-/// Runs a test with each driver that this machine permits.
+/// Runs a test with each driver that this machine permits, and again with one that holds every stream.
 fn with_each(test: impl Fn(&mut dyn Io)) {
-    with_each_kind(|kind| test(&mut *open(kind).expect("the probe has said that it works")));
+    with_each_kind(|kind| {
+        let open = || open(kind).expect("the probe has said that it works");
+        test(&mut *open());
+        if kind == IoKind::Uring {
+            test(&mut Holding(open()));
+        }
+    });
+}
+
+/// A driver that is told to hold each stream that it hears of.
+struct Holding(Box<dyn Io>);
+
+impl Io for Holding {
+    fn submit(&mut self, token: Token, op: Op) {
+        op.stream().iter().for_each(|stream| self.0.hold(stream));
+        self.0.submit(token, op);
+    }
+
+    fn poll(&mut self, completions: &mut Vec<Completion>) {
+        self.0.poll(completions);
+    }
+
+    fn park(&mut self, timeout: Option<Duration>) {
+        self.0.park(timeout);
+    }
+
+    fn waker(&self) -> Waker {
+        self.0.waker()
+    }
+
+    fn pending(&self) -> usize {
+        self.0.pending()
+    }
+
+    fn calls(&self) -> SystemCalls {
+        self.0.calls()
+    }
+
+    fn hold(&mut self, stream: &Arc<TcpStream>) {
+        self.0.hold(stream);
+    }
+
+    fn close(&mut self, completions: &mut Vec<Completion>) {
+        self.0.close(completions);
+    }
+
+    fn external(&mut self) -> Option<&mut dyn ExternalPark> {
+        self.0.external()
+    }
 }
 
 fn with_each_kind(test: impl Fn(IoKind)) {
@@ -471,12 +522,18 @@ mod choice {
 
     fn able() -> Capabilities {
         let memlock = Memlock::Enforced;
-        Capabilities { uring: Ok(()), glommio: Ok(()), memlock_limit: 8 << 20, memlock }
+        Capabilities {
+            uring: Ok(()),
+            holding: Ok(()),
+            glommio: Ok(()),
+            memlock_limit: 8 << 20,
+            memlock,
+        }
     }
 
     fn forbidden() -> Capabilities {
         let reason = || Err("io_uring is forbidden here".to_owned());
-        Capabilities { uring: reason(), glommio: reason(), ..able() }
+        Capabilities { uring: reason(), holding: reason(), glommio: reason(), ..able() }
     }
 
     fn said(
@@ -517,6 +574,18 @@ mod choice {
         );
         let exempt = Capabilities { memlock: Memlock::Exempt, ..able() };
         assert_eq!(said(Auto, Auto, &exempt, 64), "host glommio, io uring");
+    }
+
+    #[test]
+    fn a_ring_that_holds_no_streams_says_so() {
+        let holding = Err("io_uring takes no table of files".to_owned());
+        let poor = Capabilities { holding, ..able() };
+        assert_eq!(
+            said(Auto, Auto, &poor, 2),
+            "host glommio, io uring (no receiving ahead: io_uring takes no table of files)"
+        );
+        let epoll = said(Exactly(HostKind::Plain), Exactly(IoKind::Epoll), &poor, 2);
+        assert_eq!(epoll, "host plain, io epoll");
     }
 
     #[test]

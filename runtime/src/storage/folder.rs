@@ -2,19 +2,24 @@
 //!
 //! | path | holds |
 //! |---|---|
+//! | `job` | the name of the job and the fingerprint of its plan |
 //! | `terms/<term>` | who began that term; never deleted |
 //! | `journal/<sequence>.entry` | an entry of the journal (`wire::journal`), created by its number |
 //! | `journal/<sequence>.<kind>` | the same file once more, under a name that says what it is |
 //! | `snapshots/<batch>-<incarnation>-<worker>.<core>-<n>.snap` | what a core has frozen at a batch |
-//! | `*/*.tmp` | a file in the making, or what a dead process left of one |
+//! | `*.tmp`, in each of them | a file in the making, or what a dead process left of one |
+//!
+//! A savepoint is a folder of its own with `savepoint`, `snapshots/`, and nothing else.
 //!
 //! Sequences, terms and batches have 20 digits. Everything that is created is written and made durable
 //! under a temporary name, and then linked to its own; nothing is overwritten. Files that are none
 //! of these are left alone.
 
+mod job;
 mod journal;
 mod names;
 mod reading;
+mod savepoint;
 mod shelf;
 mod snapshot_file;
 mod snapshots;
@@ -22,20 +27,26 @@ mod terms;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use drizzle_scheduler::checkpoint::Snapshot;
 use drizzle_scheduler::journal::JournalEntry;
-use drizzle_scheduler::{CoreId, Term};
+use drizzle_scheduler::{BatchId, CoreId, Term};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::{AppendError, JournalRead, Storage, StorageError};
+use crate::host::DirectFiles;
+
+use super::{AppendError, JournalRead, Operator, Storage, StorageError};
+use job::Job;
 use journal::Journal;
+pub use savepoint::Savepoint;
+use shelf::{Pen, Shelf, WRITER_LEN};
 use snapshots::Snapshots;
 
 /// Journal and snapshots as files.
 #[derive(Debug)]
 pub struct Folder {
+    root: Shelf,
     journal: Journal,
     snapshots: Snapshots,
 }
@@ -46,9 +57,17 @@ impl Folder {
         let path = path.into();
         let word = word()?;
         Ok(Folder {
+            root: Shelf::open(path.clone(), &word)?,
             journal: Journal::open(path.join("journal"), path.join("terms"), &word)?,
             snapshots: Snapshots::open(path.join("snapshots"), &word)?,
         })
+    }
+}
+
+impl Folder {
+    /// The same, with snapshots written by direct IO.
+    pub fn with_direct_files(self, files: DirectFiles) -> Folder {
+        Folder { snapshots: self.snapshots.written_by(Pen::Direct(files)), ..self }
     }
 }
 
@@ -59,10 +78,14 @@ fn word() -> Result<String, StorageError> {
     if filled != Ok(bytes.len()) {
         return Err(StorageError("the system has no random numbers".to_owned()));
     }
-    Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
+    Ok(format!("{:0WRITER_LEN$x}", u128::from_le_bytes(bytes)))
 }
 
 impl Storage for Folder {
+    fn claim(&self, fingerprint: u64, name: &str) -> Result<(), StorageError> {
+        Job { fingerprint, name: name.to_owned() }.claim(&self.root)
+    }
+
     fn last_term(&self) -> Result<Term, StorageError> {
         self.journal.last_term()
     }
@@ -89,5 +112,9 @@ impl Storage for Folder {
 
     fn load(&self, snapshots: &[Snapshot]) -> Result<Vec<Vec<u8>>, StorageError> {
         self.snapshots.load(snapshots)
+    }
+
+    fn save(&self, to: &Path, operators: &[Operator]) -> Result<BatchId, StorageError> {
+        savepoint::save(self, to, operators)
     }
 }

@@ -8,16 +8,21 @@ mod desk;
 mod folder;
 
 use std::fmt;
+use std::path::Path;
 
 use drizzle_scheduler::checkpoint::Snapshot;
 use drizzle_scheduler::journal::{JournalEntry, JournalState};
-use drizzle_scheduler::{CoreId, Term};
+use drizzle_scheduler::{BatchId, CoreId, StageId, Term};
 
 pub use desk::{Desk, DeskClosed};
-pub use folder::Folder;
+pub use folder::{Folder, Savepoint};
 
 /// A journal and snapshots. All calls may wait for a disk.
 pub trait Storage: Send + Sync + fmt::Debug {
+    /// Says which job this storage is for, with the fingerprint of its plan; refused where it is for
+    /// another one.
+    fn claim(&self, fingerprint: u64, name: &str) -> Result<(), StorageError>;
+
     /// The largest term that any driver ever had here; 0 where none has begun, so that the job is new.
     fn last_term(&self) -> Result<Term, StorageError>;
 
@@ -28,7 +33,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// What the journal holds, with the last checkpoint whose manifest and snapshots are all good.
     fn read_journal(&self) -> Result<JournalRead, StorageError>;
 
-    /// Creates an entry; it is durable when this returns.
+    /// Creates an entry; it is durable when this returns. The driver's term is one that it has taken
+    /// here, or one that nobody has yet: of two that come with the same one, one is deposed at once.
     fn append(&self, entry: &JournalEntry) -> Result<(), AppendError>;
 
     /// Makes what `core` has frozen of its partitions durable, together: one file for each call.
@@ -40,6 +46,20 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// The bytes of these snapshots, in their order.
     fn load(&self, snapshots: &[Snapshot]) -> Result<Vec<Vec<u8>>, StorageError>;
+
+    /// Makes a savepoint of the newest good checkpoint in a folder that holds none yet, and says of
+    /// which batch it is. It stays whatever becomes of this storage; [`Savepoint`] reads it.
+    fn save(&self, to: &Path, operators: &[Operator]) -> Result<BatchId, StorageError>;
+}
+
+/// By what name a savepoint knows the state of a stage. Stages are numbered anew when a job changes,
+/// names are not.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Operator {
+    /// What the user calls it.
+    pub name: String,
+    /// Its stage in the plan that took the checkpoint.
+    pub stage: StageId,
 }
 
 /// A journal as it was read.

@@ -156,6 +156,19 @@ impl Connection {
         }
     }
 
+    /// Has the driver hold the stream, which is to be driven by no other from now on. Whoever then
+    /// drops the connection has to [hang up](Self::hang_up) first.
+    pub fn hold(&self, io: &mut dyn Io) {
+        io.hold(&self.stream);
+    }
+
+    /// Ends the connection for both sides, whoever else keeps its socket open. What was handed to the
+    /// kernel still arrives.
+    pub fn hang_up(&self) {
+        // It fails where there is nothing left to end.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
     /// Starts what can be started: one send and one receive at a time.
     pub fn drive(&mut self, io: &mut dyn Io) {
         if !self.sending
@@ -259,13 +272,6 @@ impl Connection {
             return Ok(None);
         }
         Ok(self.decoder.next_frame()?)
-    }
-
-    /// Ends the connection. What the kernel has of what was sent still leaves; the other side, and the
-    /// operations that are under way here, see its end.
-    pub fn hang_up(&self) {
-        // One that is gone already needs no end.
-        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     /// How many sends wait for the one that is under way.

@@ -13,7 +13,8 @@ use super::ids::{
 pub(crate) const SNAPSHOT_LEN: usize = PARTITION_LEN + 8 + 1 + 8;
 const POSITION_LEN: usize = PARTITION_LEN + 8 + 8 + 8 + 1;
 
-pub(super) fn write_manifest(writer: &mut Writer<'_>, manifest: &Manifest) {
+/// All of a manifest.
+pub(crate) fn write_manifest(writer: &mut Writer<'_>, manifest: &Manifest) {
     let Manifest { sequence, term, batch, number, snapshots, positions } = manifest;
     let numbers = [sequence.0, term.0, batch.0, number.0];
     numbers.into_iter().for_each(|number| writer.u64(number));
@@ -21,7 +22,8 @@ pub(super) fn write_manifest(writer: &mut Writer<'_>, manifest: &Manifest) {
     writer.list(positions, MAX_LISTED, write_position);
 }
 
-pub(super) fn read_manifest(reader: &mut Reader<'_>) -> Result<Manifest, DecodeError> {
+/// The manifest that [`write_manifest`] wrote.
+pub(crate) fn read_manifest(reader: &mut Reader<'_>) -> Result<Manifest, DecodeError> {
     Ok(Manifest {
         sequence: Sequence(reader.u64("a manifest's place in the journal")?),
         term: Term(reader.u64("a manifest's term")?),

@@ -31,7 +31,9 @@ mod reports;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use checkpoints::{SNAPSHOT_LEN, read_snapshot, write_snapshot};
+pub(crate) use checkpoints::{
+    SNAPSHOT_LEN, read_manifest, read_snapshot, write_manifest, write_snapshot,
+};
 pub use codec::DecodeError;
 pub use control::{decode_to_driver, decode_to_worker, encode_to_driver, encode_to_worker};
 pub use data::{decode_data, encode_bundle, encode_data, encode_mapped};

@@ -48,6 +48,7 @@ fn what_a_lost_writer_wrote_counts_up_to_the_checkpoint_that_its_successor_start
     let log = UpsertLog::new(&folder.0);
     log.prepare().unwrap();
     let mut lost = upserts(&log, 5);
+    let _never_wrote = upserts(&log, 9);
     upsert(&mut lost, 3, 1, 10);
     upsert(&mut lost, 7, 2, 20);
     // The successor is an older process than the one that was lost.

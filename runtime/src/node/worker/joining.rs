@@ -12,6 +12,7 @@ use super::tie::Tie;
 use super::{Ground, Identity, Introduction, Peers, Stage, Step, WorkerNode, ended_by};
 use crate::clock::monotonic_now;
 use crate::core::LinkPlan;
+use crate::host::{DirectFiles, HostKind};
 use crate::io::{Capabilities, Chosen, choose};
 use crate::node::connect::{Greetings, check_exposure, listen};
 use crate::node::memory::{Reach, WorkerShares};
@@ -73,7 +74,7 @@ impl WorkerNode {
         let (setup, chosen) = self.build(arguments, &outlet).map_err(NodeError::Setup)?;
         drop(outlet);
         self.is_durable = setup.options.is_durable();
-        self.open_storage(&setup.options)?;
+        self.open_storage(&setup.options, chosen.host)?;
         let listener = Arc::new(self.listen()?);
         let data_address = listener.local_addr().map_err(NodeError::io("no local address"))?;
         let fingerprint = setup.job.plan().fingerprint;
@@ -90,10 +91,23 @@ impl WorkerNode {
         Ok((Stage::Built(Box::new(built)), Step::Again))
     }
 
-    /// Opens the folder in which the job's snapshots lie, if there is one.
-    fn open_storage(&mut self, options: &JobOptions) -> Result<(), NodeError> {
+    /// Opens the folder in which the job's snapshots lie, if there is one. Where glommio runs the cores it
+    /// writes the snapshots too.
+    fn open_storage(&mut self, options: &JobOptions, host: HostKind) -> Result<(), NodeError> {
         let JobDurability::Folder { path, .. } = &options.durability else { return Ok(()) };
         let folder = Folder::open(path).map_err(|error| NodeError::Setup(error.to_string()))?;
+        let folder = match host {
+            HostKind::Plain => folder,
+            HostKind::Glommio => match DirectFiles::start() {
+                Ok(files) => folder.with_direct_files(files),
+                Err(error) => {
+                    let worker = self.life.worker;
+                    let line = format!("{worker}: snapshots are written as plain files: {error}");
+                    (self.config.notice)(&line);
+                    folder
+                }
+            },
+        };
         let name = format!("storage-{}", self.life.worker.0);
         let desk = Desk::open(Arc::new(folder), &name);
         self.storage = Some(desk.map_err(NodeError::io("cannot start the thread for storage"))?);

@@ -53,7 +53,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use drizzle_scheduler::journal::{JournalEntry, Record};
@@ -126,6 +126,11 @@ impl Journal {
         let (read, index) = self.read_all(snapshots)?;
         known.index = Some(index);
         Ok(read)
+    }
+
+    /// What a reader finds who does not write.
+    pub(super) fn look(&self, snapshots: &Snapshots) -> Result<JournalRead, StorageError> {
+        Ok(self.read_all(snapshots)?.0)
     }
 
     /// Creates an entry, and deletes what it makes obsolete.
@@ -249,7 +254,7 @@ impl Journal {
         for _ in 0..READ_ATTEMPTS {
             let (_, others) = self.terms.largest()?;
             if let Some(files) = self.files()? {
-                let check = |manifest: &_| snapshots.check(manifest);
+                let check = |manifest: &_| snapshots.check(manifest).map(drop);
                 return digest(self.shelf.path(), &files, others, check);
             }
         }
@@ -260,6 +265,9 @@ impl Journal {
     /// What the files hold; nothing if one was deleted meanwhile.
     fn files(&self) -> Result<Option<BTreeMap<Sequence, EntryFile>>, StorageError> {
         let (places, labels) = self.listing()?;
+        if !self.lacks_none(&places, &labels)? {
+            return Ok(None);
+        }
         let mut files = BTreeMap::new();
         for sequence in places {
             let content = match self.bytes(&place_name(sequence))? {
@@ -277,8 +285,8 @@ impl Journal {
         Ok(Some(files))
     }
 
-    /// The numbers of all entries, complete up to the last, and their labels; nothing for an entry with
-    /// two that differ.
+    /// The numbers of all entries, complete up to the last, and the labels of these and others; nothing
+    /// for an entry with two that differ.
     fn listing(&self) -> Result<Listing, StorageError> {
         let mut names = self.shelf.names()?;
         loop {
@@ -294,6 +302,34 @@ impl Journal {
                 return Ok((places, labels));
             }
         }
+    }
+
+    /// Whether all entries are there that must be, as far as labels tell: those that are never deleted,
+    /// and the last one. It says no if the folder changed meanwhile.
+    fn lacks_none(
+        &self,
+        places: &BTreeSet<Sequence>,
+        labels: &BTreeMap<Sequence, Option<Kind>>,
+    ) -> Result<bool, StorageError> {
+        for (&sequence, kind) in labels {
+            let Some(kind) = *kind else { continue };
+            let must_be = !is_passing(kind) || places.last() < Some(&sequence);
+            if places.contains(&sequence) || !must_be {
+                continue;
+            }
+            // A place is linked before its label, and goes after it.
+            let place = self.shelf.path_of(&place_name(sequence));
+            let is_there =
+                |path: &Path| path.try_exists().map_err(|error| cannot("look for", path, &error));
+            let is_lost =
+                !is_there(&place)? && is_there(&self.shelf.path_of(&label_name(sequence, kind)))?;
+            if is_lost {
+                let (path, what) = (place.display(), kind.describe());
+                return Err(StorageError(format!("{path}, which {what}, is missing")));
+            }
+            return Ok(false);
+        }
+        Ok(true)
     }
 
     fn places(&self) -> Result<BTreeSet<Sequence>, StorageError> {

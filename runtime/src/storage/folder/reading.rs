@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use drizzle_scheduler::checkpoint::Manifest;
 use drizzle_scheduler::journal::{JournalEntry, JournalState, Record};
-use drizzle_scheduler::{BatchId, Sequence, Term};
+use drizzle_scheduler::{Sequence, Term};
 
 use super::super::{JournalRead, StorageError};
 use super::names::{Kind, place_name};
@@ -65,6 +65,12 @@ pub(super) fn digest(
                 state.ranges.extend(ranges.iter().filter(|taken| is_kept(taken.batch)));
             }
         }
+    }
+    if state.members.is_empty() && !manifests.is_empty() {
+        let path = folder.display();
+        return Err(StorageError(format!(
+            "{path} has checkpoints, but the entries that say who took them are missing"
+        )));
     }
     state.manifests.clone_from(&manifests);
     sorted.index.manifests = manifests;
@@ -228,21 +234,21 @@ impl<'a> Sorted<'a> {
 
     /// What became of ranges in damaged entries does not matter where a checkpoint has them.
     fn tell_lost_ranges(&mut self, used: Option<&Arc<Manifest>>) -> Result<(), StorageError> {
-        let used = used.map_or(BatchId(0), |manifest| manifest.batch);
         for &(sequence, kind, reason) in &self.damaged {
             let Kind::Ranges(through) = kind else { continue };
-            let path = self.path(sequence);
-            let what = kind.describe();
-            if through > used {
-                return Err(StorageError(format!(
-                    "{path}, which {what}, is damaged ({reason}): what they say is lost, and it is \
-                     after the last checkpoint that can be used, that of {used}"
-                )));
+            let (path, what) = (self.path(sequence), kind.describe());
+            match used.map(|manifest| manifest.batch).filter(|batch| through <= *batch) {
+                Some(batch) => self.notices.push(format!(
+                    "{path}, which {what}, is damaged ({reason}): the checkpoint of {batch} is \
+                     used instead, which includes them"
+                )),
+                None => {
+                    return Err(StorageError(format!(
+                        "{path}, which {what}, is damaged ({reason}), and no checkpoint that can \
+                         be used includes them"
+                    )));
+                }
             }
-            self.notices.push(format!(
-                "{path}, which {what}, is damaged ({reason}): the checkpoint of {used} is used \
-                 instead, which includes them"
-            ));
         }
         Ok(())
     }

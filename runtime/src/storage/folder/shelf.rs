@@ -12,9 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::StorageError;
+use crate::host::DirectFiles;
 
 /// What the name of a file in the making ends with.
 const TEMPORARY: &str = ".tmp";
+/// Digits of the word of a writer.
+pub(super) const WRITER_LEN: usize = 32;
 /// So often a temporary file is begun anew that somebody took for a leftover.
 const ATTEMPTS: u64 = 16;
 
@@ -35,6 +38,15 @@ pub(super) struct Draft<'a> {
     path: PathBuf,
     /// Holds the lock.
     file: File,
+}
+
+/// How the bytes of a file come to the disk.
+#[derive(Clone, Debug)]
+pub(super) enum Pen {
+    /// By way of the page cache.
+    Plain,
+    /// By direct IO.
+    Direct(DirectFiles),
 }
 
 /// What became of a name.
@@ -82,6 +94,11 @@ impl Shelf {
 
     /// Writes a draft and makes it durable.
     pub(super) fn draft(&self, parts: &[&[u8]]) -> Result<Draft<'_>, StorageError> {
+        self.draft_by(parts, &Pen::Plain)
+    }
+
+    /// The same with a certain way to write.
+    pub(super) fn draft_by(&self, parts: &[&[u8]], pen: &Pen) -> Result<Draft<'_>, StorageError> {
         for _ in 0..ATTEMPTS {
             let number = self.drafts.fetch_add(1, Ordering::Relaxed);
             let path = self.path_of(&format!("{}-{number}{TEMPORARY}", self.writer));
@@ -90,11 +107,11 @@ impl Shelf {
             let file = file.map_err(|error| cannot("create", &path, &error))?;
             // Where files cannot be locked, nobody removes leftovers either.
             drop(file.lock());
-            let mut draft = Draft { shelf: self, path, file: file };
+            let mut draft = Draft { shelf: self, path, file };
             // Somebody who opened the folder may have been faster with the lock.
             let links = draft.file.metadata().map_err(|error| draft.cannot_write(&error))?.nlink();
             if links > 0 {
-                draft.write(parts).map_err(|error| draft.cannot_write(&error))?;
+                draft.write(parts, pen).map_err(|error| draft.cannot_write(&error))?;
                 return Ok(draft);
             }
         }
@@ -118,6 +135,26 @@ impl Shelf {
         }
     }
 
+    /// Has the file of that name lie on another shelf too, where it may be already; nothing if it is not
+    /// on this one. It becomes durable with the other's next [`Shelf::sync`].
+    pub(super) fn share(&self, name: &str, other: &Shelf) -> Result<Option<()>, StorageError> {
+        let (from, to) = (self.path_of(name), other.path_of(name));
+        match fs::hard_link(&from, &to) {
+            Ok(()) => Ok(Some(())),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Some(())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == ErrorKind::CrossesDevices => {
+                let bytes = match fs::read(&from) {
+                    Ok(bytes) => bytes,
+                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                    Err(error) => return Err(cannot("read", &from, &error)),
+                };
+                other.draft(&[&bytes])?.link(name).map(|_| Some(()))
+            }
+            Err(error) => Err(cannot("create", &to, &error)),
+        }
+    }
+
     /// Takes a file away; it need not be there.
     pub(super) fn remove(&self, name: &str) -> Result<(), StorageError> {
         match fs::remove_file(self.path_of(name)) {
@@ -138,7 +175,7 @@ impl Shelf {
 
     /// Removes temporary files whose writers are gone.
     fn sweep(&self) -> Result<(), StorageError> {
-        for name in self.names()?.iter().filter(|name| name.ends_with(TEMPORARY)) {
+        for name in self.names()?.iter().filter(|name| is_temporary(name)) {
             let Ok(file) = File::open(self.path_of(name)) else { continue };
             if file.try_lock().is_ok() {
                 self.remove(name)?;
@@ -159,11 +196,14 @@ impl Draft<'_> {
         }
     }
 
-    fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
-        for part in parts {
-            self.file.write_all(part)?;
+    fn write(&mut self, parts: &[&[u8]], pen: &Pen) -> io::Result<()> {
+        match pen {
+            Pen::Plain => {
+                parts.iter().try_for_each(|part| self.file.write_all(part))?;
+                self.file.sync_data()
+            }
+            Pen::Direct(files) => files.write(&self.path, parts.concat()),
         }
-        self.file.sync_data()
     }
 
     fn cannot_write(&self, error: &io::Error) -> StorageError {
@@ -176,6 +216,16 @@ impl Drop for Draft<'_> {
         // If it stays, whoever opens the folder next removes it.
         drop(fs::remove_file(&self.path));
     }
+}
+
+/// Whether a name is one of a file in the making, and not one that a user has chosen.
+fn is_temporary(name: &str) -> bool {
+    let parts = name.strip_suffix(TEMPORARY).and_then(|rest| rest.split_once('-'));
+    parts.is_some_and(|(writer, number)| {
+        writer.len() == WRITER_LEN
+            && writer.bytes().all(|byte| byte.is_ascii_hexdigit())
+            && number.parse::<u64>().is_ok()
+    })
 }
 
 /// Creates a folder and those that it lies in, durably.

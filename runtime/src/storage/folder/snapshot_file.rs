@@ -45,7 +45,7 @@ pub(super) struct Piece {
 /// # Panics
 ///
 /// If there are more pieces than a reader accepts.
-pub(super) fn encode_table(pieces: &[(Snapshot, Vec<u8>)]) -> Vec<u8> {
+pub(super) fn encode_table(pieces: &[&(Snapshot, Vec<u8>)]) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     let mut writer = Writer::new(&mut out);
     writer.u16(VERSION);

@@ -16,7 +16,7 @@ use drizzle_scheduler::{BatchId, CoreId, Incarnation};
 
 use super::super::StorageError;
 use super::names::number;
-use super::shelf::{Linked, Shelf, cannot};
+use super::shelf::{Linked, Pen, Shelf, cannot};
 use super::snapshot_file::{Piece, encode_table, read_table};
 
 /// How much of a piece is checked at a time.
@@ -26,6 +26,7 @@ const CHECKED_AT_ONCE: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Snapshots {
     shelf: Shelf,
+    pen: Pen,
     known: Mutex<Known>,
 }
 
@@ -36,40 +37,50 @@ type Origin = (BatchId, Incarnation);
 struct Known {
     /// The names of the files as they were listed last.
     files: BTreeMap<Origin, BTreeSet<String>>,
-    /// The tables of those that were opened, or what is wrong with them. Files never change.
-    tables: BTreeMap<String, Result<Vec<Piece>, String>>,
+    /// The tables of those that were opened. Files never change.
+    tables: BTreeMap<String, Vec<Piece>>,
 }
 
 impl Snapshots {
     pub(super) fn open(path: PathBuf, word: &str) -> Result<Snapshots, StorageError> {
-        Ok(Snapshots { shelf: Shelf::open(path, word)?, known: Mutex::default() })
+        let shelf = Shelf::open(path, word)?;
+        Ok(Snapshots { shelf, pen: Pen::Plain, known: Mutex::default() })
     }
 
-    /// Makes what a core has frozen durable, in one file.
-    ///
-    /// # Panics
-    ///
-    /// If the pieces are not all of one batch and one incarnation.
+    /// From now on files are written so.
+    pub(super) fn written_by(self, pen: Pen) -> Snapshots {
+        Snapshots { pen, ..self }
+    }
+
+    /// Makes what a core has frozen durable, in one file if it is all of one batch.
     pub(super) fn write(
         &self,
         core: CoreId,
         pieces: &[(Snapshot, Vec<u8>)],
     ) -> Result<(), StorageError> {
-        let Some(first) = pieces.first().map(|(snapshot, _)| origin(snapshot)) else {
-            return Ok(());
-        };
-        let is_like_first = |(snapshot, _): &(Snapshot, _)| origin(snapshot) == first;
-        assert!(pieces.iter().all(is_like_first), "pieces of two batches or lives in one call");
+        let mut by_origin: BTreeMap<Origin, Vec<&(Snapshot, Vec<u8>)>> = BTreeMap::new();
+        for piece in pieces {
+            by_origin.entry(origin(&piece.0)).or_default().push(piece);
+        }
+        by_origin.into_iter().try_for_each(|(origin, pieces)| self.create(origin, core, &pieces))
+    }
+
+    fn create(
+        &self,
+        origin: Origin,
+        core: CoreId,
+        pieces: &[&(Snapshot, Vec<u8>)],
+    ) -> Result<(), StorageError> {
         let table = encode_table(pieces);
-        let parts: Vec<&[u8]> =
-            std::iter::once(&table[..]).chain(pieces.iter().map(|(_, bytes)| &bytes[..])).collect();
-        let draft = self.shelf.draft(&parts)?;
+        let mut parts = vec![&table[..]];
+        parts.extend(pieces.iter().map(|(_, bytes)| &bytes[..]));
+        let draft = self.shelf.draft_by(&parts, &self.pen)?;
         let mut attempt = 0;
         loop {
-            let name = file_name(first, core, attempt);
+            let name = file_name(origin, core, attempt);
             if draft.link(&name)? == Linked::Created {
                 self.shelf.sync()?;
-                self.lock().files.entry(first).or_default().insert(name);
+                self.lock().files.entry(origin).or_default().insert(name);
                 return Ok(());
             }
             attempt += 1;
@@ -89,8 +100,8 @@ impl Snapshots {
         self.each(snapshots, read)
     }
 
-    /// Whether all snapshots of a checkpoint are there and good.
-    pub(super) fn check(&self, manifest: &Manifest) -> Result<(), StorageError> {
+    /// Whether all snapshots of a checkpoint are there and good; and the names of their files.
+    pub(super) fn check(&self, manifest: &Manifest) -> Result<BTreeSet<String>, StorageError> {
         let check = |path: &Path, file: &File, piece: &Piece| {
             let mut buffer = vec![0; CHECKED_AT_ONCE];
             let (mut offset, end) = (piece.offset, piece.offset + piece.length);
@@ -103,9 +114,26 @@ impl Snapshots {
                 found = crc32c::crc32c_append(found, part);
                 offset += length as u64;
             }
-            if found == piece.checksum { Ok(()) } else { Err(is_damaged(path, piece)) }
+            if found != piece.checksum {
+                return Err(is_damaged(path, piece));
+            }
+            Ok(path.file_name().map(|name| name.to_string_lossy().into_owned()))
         };
-        self.each(&manifest.snapshots, check).map(drop)
+        Ok(self.each(&manifest.snapshots, check)?.into_iter().flatten().collect())
+    }
+
+    /// Gives another folder the files of these names, as they are; nothing if one was deleted meanwhile.
+    pub(super) fn copy_to(
+        &self,
+        other: &Snapshots,
+        names: &BTreeSet<String>,
+    ) -> Result<Option<()>, StorageError> {
+        for name in names {
+            if self.shelf.share(name, &other.shelf)?.is_none() {
+                return Ok(None);
+            }
+        }
+        other.shelf.sync().map(Some)
     }
 
     /// The files that no manifest needs from which somebody may still start: neither the newest of
@@ -236,16 +264,16 @@ impl Known {
     }
 
     fn table(&mut self, shelf: &Shelf, name: &str) -> Result<&[Piece], StorageError> {
-        let path = shelf.path_of(name);
         if !self.tables.contains_key(name) {
+            let path = shelf.path_of(name);
             let table = File::open(&path).and_then(|file| read_table(&file));
             let table = table.map_err(|error| cannot("read", &path, &error))?;
+            let path = path.display();
+            let table =
+                table.map_err(|reason| StorageError(format!("{path} is damaged: {reason}")))?;
             self.tables.insert(name.to_owned(), table);
         }
-        match &self.tables[name] {
-            Ok(table) => Ok(table),
-            Err(reason) => Err(StorageError(format!("{} is damaged: {reason}", path.display()))),
-        }
+        Ok(&self.tables[name])
     }
 }
 

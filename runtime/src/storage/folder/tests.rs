@@ -1,6 +1,12 @@
 //! A folder of files as storage: what comes back, what does not, and who may write.
 
 mod basics;
+mod crashes;
+mod damage;
+mod full_disk;
+mod model;
+mod racing;
+mod savepoints;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +22,7 @@ use drizzle_scheduler::{
 };
 
 use super::Folder;
-use crate::storage::Storage;
+use crate::storage::{AppendError, Storage};
 
 /// A folder that is not there at first and gone at the end.
 struct Home(PathBuf);
@@ -140,4 +146,12 @@ fn small_run(folder: &Folder) -> Vec<JournalEntry> {
     ];
     append_all(folder, &entries);
     entries
+}
+
+/// By whom an append was deposed.
+fn deposed_by(result: Result<(), AppendError>) -> Option<u64> {
+    match result {
+        Err(AppendError::Deposed(by)) => by.map(|term| term.0),
+        other => panic!("not deposed: {other:?}"),
+    }
 }

@@ -88,6 +88,19 @@ fn sorted(names: &str) -> String {
 }
 
 #[test]
+fn another_job_is_refused_with_the_names_of_both() {
+    let home = Home::new("job");
+    home.open().claim(0xabc, "ysb").unwrap();
+    home.open().claim(0xabc, "ysb").unwrap();
+    let refused = |fingerprint, name| {
+        let error = home.open().claim(fingerprint, name).unwrap_err().to_string();
+        error.replace(&home.0.display().to_string(), "HOME")
+    };
+    expect![[r#"HOME belongs to the job "ysb" with the plan 0000000000000abc, and this is the job "sum" with the plan 0000000000000def"#]].assert_eq(&refused(0xdef, "sum"));
+    expect![[r#"HOME belongs to the job "ysb" with the plan 0000000000000abc, and this is the job "ysb" with the plan 0000000000000def"#]].assert_eq(&refused(0xdef, "ysb"));
+}
+
+#[test]
 fn obsolete_files_go_though_the_process_did_not_read_the_journal() {
     let home = Home::new("unread");
     let folder = home.open();

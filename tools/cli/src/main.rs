@@ -1,0 +1,82 @@
+//! `drizzle`: operates a cluster by speaking to its driver.
+
+#![forbid(unsafe_code)]
+
+mod status;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use drizzle::node::{Request, ask_driver};
+use drizzle::scheduler::WorkerId;
+
+/// Operate a Drizzle cluster.
+///
+/// Everything is asked of the driver, at the address that it listens on:
+///
+///   drizzle status                     what the job and its workers do
+///   drizzle scale --workers 4          more workers, or fewer
+///   drizzle drain 2                    let worker 2 leave when nothing depends on it
+#[derive(Debug, Parser)]
+#[command(name = "drizzle", version, verbatim_doc_comment)]
+struct Arguments {
+    /// The driver's address.
+    #[arg(long, global = true, value_name = "ADDRESS", default_value = "127.0.0.1:7400")]
+    driver: SocketAddr,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say what the job and its workers do.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change how many workers the job has: new ones are started where the driver started its own, else it says
+    /// how to; the ones with the highest numbers leave. Partitions move while the job runs.
+    Scale {
+        /// How many.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
+        workers: u32,
+    },
+    /// Let a worker leave as soon as nothing depends on it.
+    Drain {
+        /// Its number, as `drizzle status` tells it.
+        worker: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let ask = |request| -> Result<String> { Ok(ask_driver(arguments.driver, request)?) };
+    match arguments.command {
+        Command::Status { json } => {
+            let text = ask(Request::Status)?;
+            if json {
+                println!("{text}");
+                return Ok(());
+            }
+            let status = serde_json::from_str(&text).context("the driver's answer is no JSON")?;
+            print!("{}", status::table(&status));
+        }
+        Command::Scale { workers } => println!("{}", ask(Request::Scale { workers })?),
+        Command::Drain { worker } => {
+            println!("{}", ask(Request::Drain { worker: WorkerId(worker) })?);
+        }
+    }
+    Ok(())
+}
