@@ -112,7 +112,11 @@ impl Greetings {
         let is_named = |worker: &WorkerId, incarnation: Incarnation| {
             peers.get(worker).is_some_and(|peer| peer.incarnation == incarnation)
         };
-        self.linked.retain(|worker, incarnation| is_named(worker, *incarnation));
+        // A new driver names them one by one, as they come back to it: their connections last.
+        let is_over = |worker: &WorkerId, incarnation: Incarnation| {
+            peers.get(worker).is_some_and(|peer| peer.incarnation > incarnation)
+        };
+        self.linked.retain(|worker, incarnation| !is_over(worker, *incarnation));
         self.calls.keep(|life| is_named(&life.worker, life.incarnation));
         for peer in self.peers.values() {
             if peer.incarnation < self.own.incarnation && !self.linked.contains_key(&peer.worker) {

@@ -72,6 +72,18 @@ fn the_younger_one_calls_whatever_its_number() {
 }
 
 #[test]
+fn one_that_a_new_driver_does_not_name_at_once_stays_connected() {
+    let mut nodes = [Node::new(0, 2), Node::new(1, 1)];
+    let peers: Vec<Peer> = nodes.iter().map(|node| node.peer.clone()).collect();
+    nodes.iter_mut().for_each(|node| node.greetings.introduce(&peers));
+    assert!(until(&mut nodes, |nodes| nodes.iter().all(|n| n.greetings.missing().is_empty())));
+    let caller = &mut nodes[0].greetings;
+    caller.introduce(&peers[..1]);
+    caller.introduce(&peers);
+    assert!(caller.missing().is_empty());
+}
+
+#[test]
 fn a_caller_that_the_driver_has_not_named_waits_until_it_has() {
     let mut nodes = [Node::new(0, 1), Node::new(1, 2)];
     let peers: Vec<Peer> = nodes.iter().map(|node| node.peer.clone()).collect();
