@@ -20,7 +20,9 @@ use core_affinity::CoreId;
 
 pub use crate::io::HostKind;
 use crate::io::{Io, IoKind, set_timer_slack};
+pub use direct::DirectFiles;
 
+mod direct;
 mod glommio;
 mod meter;
 mod pacer;

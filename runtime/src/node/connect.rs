@@ -112,7 +112,11 @@ impl Greetings {
         let is_named = |worker: &WorkerId, incarnation: Incarnation| {
             peers.get(worker).is_some_and(|peer| peer.incarnation == incarnation)
         };
-        self.linked.retain(|worker, incarnation| is_named(worker, *incarnation));
+        // A new driver names them one by one, as they come back to it: their connections last.
+        let is_over = |worker: &WorkerId, incarnation: Incarnation| {
+            peers.get(worker).is_some_and(|peer| peer.incarnation > incarnation)
+        };
+        self.linked.retain(|worker, incarnation| !is_over(worker, *incarnation));
         self.calls.keep(|life| is_named(&life.worker, life.incarnation));
         for peer in self.peers.values() {
             if peer.incarnation < self.own.incarnation && !self.linked.contains_key(&peer.worker) {
@@ -132,7 +136,7 @@ impl Greetings {
         }
         let now_ns = monotonic_now();
         self.hear_strangers(now_ns);
-        self.early.retain(|_, (_, since_ns)| now_ns - *since_ns < PATIENCE_NS);
+        self.early.retain(|_, (_, since_ns)| now_ns.saturating_sub(*since_ns) < PATIENCE_NS);
         for link in self.calls.step(now_ns, &mut self.notices) {
             if self.linked.insert(link.worker, link.incarnation) != Some(link.incarnation) {
                 self.links.push(link);
@@ -177,7 +181,7 @@ impl Greetings {
             self.heard(Connection::number_of(token), outcome);
         }
         self.strangers.connections.retain(|_, (connection, since_ns)| {
-            let may_stay = now_ns - *since_ns < PATIENCE_NS;
+            let may_stay = now_ns.saturating_sub(*since_ns) < PATIENCE_NS;
             if !may_stay {
                 connection.hang_up();
             }
@@ -287,3 +291,6 @@ fn greeting(connection: &mut Connection) -> Result<Option<Greeting>, Closed> {
         | DataHead::Ranges { .. } => Err(Closed::Protocol("it did not greet first".to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests;

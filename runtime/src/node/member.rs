@@ -44,7 +44,7 @@ pub(super) enum Stage {
     Finishing,
     /// It has reported everything.
     Finished,
-    /// It was given up, and told so. What it says does not matter.
+    /// It was given up, and told so; or it was no worker and has its answer. What it says does not matter.
     Lost,
 }
 

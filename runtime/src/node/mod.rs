@@ -4,6 +4,7 @@
 //! for the state machines of `drizzle_scheduler` and their actions into messages. Heartbeats leave
 //! from here, where no task can block them.
 
+mod ask;
 mod connect;
 mod driver;
 mod light;
@@ -31,6 +32,7 @@ use crate::dataflow::Job;
 use crate::host::Polling;
 use crate::io::{Choice, HostKind, IoKind};
 
+pub use ask::ask_driver;
 pub use connect::Exposure;
 pub use driver::{
     Change, ClusterEvent, DriverConfig, Observer, ProgressReport, listen_for_workers, run_driver,
@@ -45,7 +47,7 @@ pub use worker::{DRIVER_PATIENCE, WorkerConfig, run_worker};
 
 pub use crate::core::abort_on_panic_outside_tasks;
 pub use crate::io::SystemCalls;
-pub use crate::wire::{CoreCosts, MemoryPeaks, TimeByKind};
+pub use crate::wire::{CoreCosts, MemoryPeaks, Request, TimeByKind};
 
 /// Ranges of source tasks wait so long for others, to go to the driver and its journal together.
 const RANGES_WAIT_NS: u64 = 10_000_000;

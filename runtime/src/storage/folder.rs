@@ -34,11 +34,13 @@ use drizzle_scheduler::journal::JournalEntry;
 use drizzle_scheduler::{BatchId, CoreId, Term};
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use crate::host::DirectFiles;
+
 use super::{AppendError, JournalRead, Operator, Storage, StorageError};
 use job::Job;
 use journal::Journal;
 pub use savepoint::Savepoint;
-use shelf::{Shelf, WRITER_LEN};
+use shelf::{Pen, Shelf, WRITER_LEN};
 use snapshots::Snapshots;
 
 /// Journal and snapshots as files.
@@ -59,6 +61,13 @@ impl Folder {
             journal: Journal::open(path.join("journal"), path.join("terms"), &word)?,
             snapshots: Snapshots::open(path.join("snapshots"), &word)?,
         })
+    }
+}
+
+impl Folder {
+    /// The same, with snapshots written by direct IO.
+    pub fn with_direct_files(self, files: DirectFiles) -> Folder {
+        Folder { snapshots: self.snapshots.written_by(Pen::Direct(files)), ..self }
     }
 }
 

@@ -6,6 +6,7 @@
 mod cluster;
 mod job;
 mod memory;
+mod nodes;
 
 use std::sync::Arc;
 

@@ -95,7 +95,7 @@ impl Calls {
                 }
                 Err(reason) => {
                     call.step = Step::Due(now_ns + PAUSE_NS);
-                    let is_late = now_ns - call.since_ns >= REPORT_AFTER_NS;
+                    let is_late = now_ns.saturating_sub(call.since_ns) >= REPORT_AFTER_NS;
                     if is_late && !std::mem::replace(&mut call.is_reported, true) {
                         self.failures.push((life, reason));
                     }

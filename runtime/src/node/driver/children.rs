@@ -70,10 +70,13 @@ impl<'a> Children<'a> {
         Ok(())
     }
 
-    /// From now on there should be so many.
-    pub(super) fn want(&mut self, wanted: usize) {
+    /// From now on there should be so many; what is missing is started.
+    pub(super) fn want(&mut self, wanted: usize) -> std::io::Result<()> {
         self.wanted = wanted;
-        self.due_ns = Some(monotonic_now());
+        while self.running.len() < wanted {
+            self.add()?;
+        }
+        Ok(())
     }
 
     /// How many there should be.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use drizzle_scheduler::driver::{DriverEvent, Durability};
 use drizzle_scheduler::journal::{AppendFailure, JournalEntry, JournalState};
+use drizzle_scheduler::plan::Plan;
 use drizzle_scheduler::{Incarnation, Life, Sequence, Term};
 
 use super::{DriverConfig, DriverNode, Phase};
@@ -44,7 +45,11 @@ pub(super) struct Opening {
 
 impl Opening {
     /// Opens the job's folder, if it has one.
-    pub(super) fn new(config: &DriverConfig, waker: Waker) -> Result<Opening, NodeError> {
+    pub(super) fn new(
+        config: &DriverConfig,
+        plan: &Plan,
+        waker: Waker,
+    ) -> Result<Opening, NodeError> {
         match &config.durability {
             JobDurability::None => Ok(Opening {
                 term: Term(1),
@@ -56,6 +61,9 @@ impl Opening {
                 keeper: None,
             }),
             JobDurability::Folder { path, checkpoint_interval } => {
+                plan.validate_durable().map_err(|error| {
+                    NodeError::Setup(format!("this job cannot be kept in a folder: {error}"))
+                })?;
                 open_folder(path, *checkpoint_interval, config.resume, waker)
             }
         }

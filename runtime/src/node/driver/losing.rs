@@ -163,6 +163,7 @@ impl DriverNode<'_> {
         }
         self.event(Change::WorkerLost { worker, incarnation, reason: reason.clone() });
         self.answered_fence(worker);
+        self.draining.remove(&worker);
         if was_at_work {
             self.tell(DriverEvent::WorkerLost { worker, incarnation, reason });
             self.peers_changed();
@@ -197,5 +198,39 @@ impl DriverNode<'_> {
         let mut members = self.members.values();
         let found = members.find(|m| m.process == process && m.has_number() && m.is_here());
         found.map(|member| member.worker)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use drizzle_scheduler::{Incarnation, Life, WorkerId};
+
+    use super::Complaints;
+
+    fn life(worker: u32) -> Life {
+        Life { worker: WorkerId(worker), incarnation: Incarnation(1) }
+    }
+
+    fn worst(pairs: &[(u32, u32)]) -> Option<Life> {
+        let mut complaints = Complaints::default();
+        for &(from, of) in pairs {
+            complaints.add(life(from), life(of), "reset".to_owned());
+        }
+        complaints.worst().map(|(worst, _)| worst)
+    }
+
+    #[test]
+    fn of_two_workers_the_one_complained_of_is_given_up() {
+        assert_eq!(worst(&[(1, 2)]), Some(life(2)));
+        assert_eq!(worst(&[(2, 1)]), Some(life(1)));
+        assert_eq!(worst(&[]), None);
+    }
+
+    #[test]
+    fn one_that_is_cut_off_does_not_take_the_others_with_it() {
+        // It complains of all, and not all of them have noticed yet.
+        assert_eq!(worst(&[(0, 1), (0, 2), (0, 3), (2, 0)]), Some(life(0)));
+        assert_eq!(worst(&[(0, 1), (0, 2), (0, 3)]), Some(life(0)));
+        assert_eq!(worst(&[(1, 0), (2, 0), (3, 0)]), Some(life(0)));
     }
 }

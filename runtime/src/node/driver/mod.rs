@@ -9,6 +9,7 @@ mod journal;
 mod losing;
 mod observer;
 mod performing;
+mod roles;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -115,6 +116,8 @@ pub(crate) struct DriverNode<'a> {
     /// Connections that were found broken when something was sent.
     broken: Vec<(u64, String)>,
     complaints: Complaints,
+    /// Workers that are to leave.
+    draining: BTreeSet<WorkerId>,
     listener: Option<Arc<TcpListener>>,
     accepting: bool,
     children: Children<'a>,
@@ -164,7 +167,7 @@ impl<'a> DriverNode<'a> {
         observer: &'a mut dyn Observer,
         stop: &'a StopFlag,
     ) -> Result<DriverNode<'a>, NodeError> {
-        let opening = Opening::new(config, io.waker()).inspect_err(|_| {
+        let opening = Opening::new(config, job.plan(), io.waker()).inspect_err(|_| {
             if let Doors::Listener(_, children) = &mut doors {
                 children.end(0);
             }
@@ -187,6 +190,7 @@ impl<'a> DriverNode<'a> {
             ready: BTreeMap::new(),
             broken: Vec::new(),
             complaints: Complaints::default(),
+            draining: BTreeSet::new(),
             listener: None,
             accepting: false,
             children: Children::of(Vec::new()),
@@ -403,8 +407,8 @@ impl<'a> DriverNode<'a> {
                     Returning { life, cores, process, fingerprint, data_address, runtime, term },
                 )
             }
-            ToDriver::Ask(_)
-            | ToDriver::Joined { .. }
+            ToDriver::Ask(request) => self.asked(number, request),
+            ToDriver::Joined { .. }
             | ToDriver::CannotJoin { .. }
             | ToDriver::Ready
             | ToDriver::Report(_)

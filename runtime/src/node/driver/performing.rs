@@ -122,6 +122,7 @@ impl DriverNode<'_> {
 
     /// Nothing depends on a worker any more: it completes what it wrote, and ends.
     fn dismiss(&mut self, worker: WorkerId) {
+        self.draining.remove(&worker);
         let Some(number) = self.ready.remove(&worker) else { return };
         if let Some(member) = self.members.get_mut(&number) {
             member.stage = Stage::Finishing;

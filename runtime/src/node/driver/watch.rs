@@ -146,8 +146,7 @@ impl DriverNode<'_> {
 
     /// One line if no batch has completed for too long although the start of the next has come.
     fn check_stall(&mut self, now_ns: u64) {
-        let completed = self.at_work().map(|member| member.status.completed).min();
-        let completed = completed.unwrap_or(0);
+        let completed = self.completed();
         let open = self.driver.oldest_open_batch().filter(|_| self.phase == Phase::Running);
         if completed != self.watch.completed || open.is_none() {
             self.watch.completed = completed;
@@ -198,6 +197,13 @@ impl DriverNode<'_> {
         said.join("; ")
     }
 
+    /// The last batch that all workers have finished. One that joined late has not finished any yet.
+    pub(super) fn completed(&self) -> u64 {
+        let may_be_new = self.can_recover();
+        let completed = self.at_work().map(|member| member.status.completed);
+        completed.filter(|&batch| batch > 0 || !may_be_new).min().unwrap_or(0)
+    }
+
     /// The workers that have tasks: a stranger that has not said who it is holds nothing up.
     fn at_work(&self) -> impl Iterator<Item = &Member> {
         self.members.values().filter(|member| member.stage == Stage::Ready)
@@ -215,11 +221,11 @@ impl DriverNode<'_> {
             self.watch.next_progress_ns = now_ns + 5_000_000_000;
             return;
         }
-        let completed = self.at_work().map(|member| member.status.completed).min();
+        let completed = self.completed();
         let origin_ns = self.driver.origin().0; // 0 until the job has begun.
         self.observer.progress(&ProgressReport {
             elapsed_ns: if origin_ns == 0 { 0 } else { now_ns.saturating_sub(origin_ns) },
-            completed: BatchId(completed.unwrap_or(0)),
+            completed: BatchId(completed),
             records: self.members.values().map(|member| member.status.records).sum(),
         });
     }

@@ -12,6 +12,7 @@ use super::tie::Tie;
 use super::{Ground, Identity, Introduction, Peers, Stage, Step, WorkerNode, ended_by};
 use crate::clock::monotonic_now;
 use crate::core::LinkPlan;
+use crate::host::{DirectFiles, HostKind};
 use crate::io::{Capabilities, Chosen, choose};
 use crate::node::connect::{Greetings, check_exposure, listen};
 use crate::node::memory::{Reach, WorkerShares};
@@ -73,7 +74,7 @@ impl WorkerNode {
         let (setup, chosen) = self.build(arguments, &outlet).map_err(NodeError::Setup)?;
         drop(outlet);
         self.is_durable = setup.options.is_durable();
-        self.open_storage(&setup.options)?;
+        self.open_storage(&setup.options, chosen.host)?;
         let listener = Arc::new(self.listen()?);
         let data_address = listener.local_addr().map_err(NodeError::io("no local address"))?;
         let fingerprint = setup.job.plan().fingerprint;
@@ -90,10 +91,23 @@ impl WorkerNode {
         Ok((Stage::Built(Box::new(built)), Step::Again))
     }
 
-    /// Opens the folder in which the job's snapshots lie, if there is one.
-    fn open_storage(&mut self, options: &JobOptions) -> Result<(), NodeError> {
+    /// Opens the folder in which the job's snapshots lie, if there is one. Where glommio runs the cores it
+    /// writes the snapshots too.
+    fn open_storage(&mut self, options: &JobOptions, host: HostKind) -> Result<(), NodeError> {
         let JobDurability::Folder { path, .. } = &options.durability else { return Ok(()) };
         let folder = Folder::open(path).map_err(|error| NodeError::Setup(error.to_string()))?;
+        let folder = match host {
+            HostKind::Plain => folder,
+            HostKind::Glommio => match DirectFiles::start() {
+                Ok(files) => folder.with_direct_files(files),
+                Err(error) => {
+                    let worker = self.life.worker;
+                    let line = format!("{worker}: snapshots are written as plain files: {error}");
+                    (self.config.notice)(&line);
+                    folder
+                }
+            },
+        };
         let name = format!("storage-{}", self.life.worker.0);
         let desk = Desk::open(Arc::new(folder), &name);
         self.storage = Some(desk.map_err(NodeError::io("cannot start the thread for storage"))?);
@@ -128,9 +142,7 @@ impl WorkerNode {
             Some(ToWorker::Finish) => return Ok((Stage::Over, Step::Over)),
             Some(other) => return Err(ended_by(other)),
         };
-        if !peers.iter().any(|peer| peer.life() == self.life) {
-            return Err(NodeError::Job("the driver left us out".to_owned()));
-        }
+        self.check_named(&peers)?;
         let Some(greetings) = &mut self.greetings else {
             return self.start_cores(*built, cores_on_host, &peers, Vec::new());
         };
@@ -146,6 +158,7 @@ impl WorkerNode {
         match self.take_message() {
             None => {}
             Some(ToWorker::Peers { peers, .. }) if self.is_durable => {
+                self.check_named(&peers)?;
                 self.introduce(&peers);
                 meeting.peers = peers;
             }
@@ -177,6 +190,15 @@ impl WorkerNode {
         }
         let limit_ns = meeting.limit_ns;
         Ok((Stage::Meeting(meeting), Step::Until(limit_ns + 1)))
+    }
+
+    /// Who is there must not do without this worker: then it was given up.
+    fn check_named(&mut self, peers: &[Peer]) -> Result<(), NodeError> {
+        if peers.iter().any(|peer| peer.life() == self.life) {
+            return Ok(());
+        }
+        self.has_lost_driver = true;
+        Err(NodeError::Job(format!("the driver at {} left this worker out", self.peer)))
     }
 
     /// Takes in who is there.

@@ -318,7 +318,14 @@ impl WorkerNode {
         let message = match error {
             NodeError::Aborted(_) => return,
             NodeError::Setup(reason) => ToDriver::CannotJoin { reason: reason.clone() },
-            NodeError::Job(reason) => ToDriver::Failed { reason: reason.clone() },
+            NodeError::Job(reason) if !self.is_durable => {
+                ToDriver::Failed { reason: reason.clone() }
+            }
+            // Others can do without this worker.
+            NodeError::Job(reason) => match self.tie {
+                Tie::ForLife => ToDriver::CannotJoin { reason: reason.clone() },
+                Tie::Whole | Tie::Broken { .. } | Tie::Greeted { .. } => return,
+            },
         };
         if self.send(message).is_ok() {
             self.flush();

@@ -170,7 +170,8 @@ impl WorkerNode {
             runtime: life.runtime.clone(),
             term: self.term,
         };
-        let limit_ns = monotonic_now() + DRIVER_SILENCE_NS;
+        self.last_heard_ns = monotonic_now();
+        let limit_ns = self.last_heard_ns + DRIVER_SILENCE_NS;
         self.tie = Tie::Greeted { since_ns, limit_ns };
         // It has just been made; if it is gone already, the next look tells.
         let _ = self.link.send(greeting);

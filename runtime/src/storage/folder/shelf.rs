@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::StorageError;
+use crate::host::DirectFiles;
 
 /// What the name of a file in the making ends with.
 const TEMPORARY: &str = ".tmp";
@@ -37,6 +38,15 @@ pub(super) struct Draft<'a> {
     path: PathBuf,
     /// Holds the lock.
     file: File,
+}
+
+/// How the bytes of a file come to the disk.
+#[derive(Clone, Debug)]
+pub(super) enum Pen {
+    /// By way of the page cache.
+    Plain,
+    /// By direct IO.
+    Direct(DirectFiles),
 }
 
 /// What became of a name.
@@ -84,6 +94,11 @@ impl Shelf {
 
     /// Writes a draft and makes it durable.
     pub(super) fn draft(&self, parts: &[&[u8]]) -> Result<Draft<'_>, StorageError> {
+        self.draft_by(parts, &Pen::Plain)
+    }
+
+    /// The same with a certain way to write.
+    pub(super) fn draft_by(&self, parts: &[&[u8]], pen: &Pen) -> Result<Draft<'_>, StorageError> {
         for _ in 0..ATTEMPTS {
             let number = self.drafts.fetch_add(1, Ordering::Relaxed);
             let path = self.path_of(&format!("{}-{number}{TEMPORARY}", self.writer));
@@ -96,7 +111,7 @@ impl Shelf {
             // Somebody who opened the folder may have been faster with the lock.
             let links = draft.file.metadata().map_err(|error| draft.cannot_write(&error))?.nlink();
             if links > 0 {
-                draft.write(parts).map_err(|error| draft.cannot_write(&error))?;
+                draft.write(parts, pen).map_err(|error| draft.cannot_write(&error))?;
                 return Ok(draft);
             }
         }
@@ -181,11 +196,14 @@ impl Draft<'_> {
         }
     }
 
-    fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
-        for part in parts {
-            self.file.write_all(part)?;
+    fn write(&mut self, parts: &[&[u8]], pen: &Pen) -> io::Result<()> {
+        match pen {
+            Pen::Plain => {
+                parts.iter().try_for_each(|part| self.file.write_all(part))?;
+                self.file.sync_data()
+            }
+            Pen::Direct(files) => files.write(&self.path, parts.concat()),
         }
-        self.file.sync_data()
     }
 
     fn cannot_write(&self, error: &io::Error) -> StorageError {

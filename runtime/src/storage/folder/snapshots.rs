@@ -16,7 +16,7 @@ use drizzle_scheduler::{BatchId, CoreId, Incarnation};
 
 use super::super::StorageError;
 use super::names::number;
-use super::shelf::{Linked, Shelf, cannot};
+use super::shelf::{Linked, Pen, Shelf, cannot};
 use super::snapshot_file::{Piece, encode_table, read_table};
 
 /// How much of a piece is checked at a time.
@@ -26,6 +26,7 @@ const CHECKED_AT_ONCE: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Snapshots {
     shelf: Shelf,
+    pen: Pen,
     known: Mutex<Known>,
 }
 
@@ -42,7 +43,13 @@ struct Known {
 
 impl Snapshots {
     pub(super) fn open(path: PathBuf, word: &str) -> Result<Snapshots, StorageError> {
-        Ok(Snapshots { shelf: Shelf::open(path, word)?, known: Mutex::default() })
+        let shelf = Shelf::open(path, word)?;
+        Ok(Snapshots { shelf, pen: Pen::Plain, known: Mutex::default() })
+    }
+
+    /// From now on files are written so.
+    pub(super) fn written_by(self, pen: Pen) -> Snapshots {
+        Snapshots { pen, ..self }
     }
 
     /// Makes what a core has frozen durable, in one file if it is all of one batch.
@@ -67,7 +74,7 @@ impl Snapshots {
         let table = encode_table(pieces);
         let mut parts = vec![&table[..]];
         parts.extend(pieces.iter().map(|(_, bytes)| &bytes[..]));
-        let draft = self.shelf.draft(&parts)?;
+        let draft = self.shelf.draft_by(&parts, &self.pen)?;
         let mut attempt = 0;
         loop {
             let name = file_name(origin, core, attempt);
