@@ -30,10 +30,7 @@ impl Cluster {
     fn start(words: &str, more: &[&str]) -> Cluster {
         let words = format!("ysb driver --listen 127.0.0.1:0 {words}");
         let mut driver = start(&arguments(&words, more));
-        let line = driver.wait_for("waiting on 127.0.0.1:");
-        let from = line.find("127.0.0.1:").expect("it is in the line");
-        let address = line[from..].split(|c: char| !(c.is_ascii_digit() || ".:".contains(c)));
-        let address = address.into_iter().next().expect("there is a first part").to_owned();
+        let address = driver.listens_on();
         Cluster { driver, address }
     }
 

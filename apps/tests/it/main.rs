@@ -13,4 +13,5 @@ mod matrix;
 mod memory;
 mod pairwise;
 mod process;
+mod recovery;
 mod sum;

@@ -116,8 +116,13 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) {
     thread::Builder::new().name(name.to_owned()).spawn(body).expect("a thread can be started");
 }
 
+/// Kills a process that a process of ours has started.
+pub fn kill(process: u32) {
+    signal("KILL", process);
+}
+
 /// The processes that a process of ours has started, as far as Linux tells.
-fn children_of(process: u32) -> Vec<u32> {
+pub fn children_of(process: u32) -> Vec<u32> {
     let list = format!("/proc/{process}/task/{process}/children");
     let list = fs::read_to_string(list).unwrap_or_default();
     list.split_whitespace().filter_map(|id| id.parse().ok()).collect()
@@ -138,6 +143,21 @@ impl Process {
     /// Sends it a signal, such as `INT`.
     pub fn signal(&self, name: &str) {
         signal(name, self.id());
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let gone = self.child.wait();
+        assert!(gone.is_ok(), "it is our child: {gone:?}");
+    }
+
+    /// Waits until it listens for workers on loopback; where.
+    pub fn listens_on(&mut self) -> String {
+        let line = self.wait_for("waiting on 127.0.0.1:");
+        let from = line.find("127.0.0.1:").expect("it is in the line");
+        let address = line[from..].split(|c: char| !(c.is_ascii_digit() || ".:".contains(c)));
+        address.into_iter().next().expect("there is a first part").to_owned()
     }
 
     /// Whether it has ended, although nobody has waited for it yet.

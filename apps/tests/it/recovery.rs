@@ -1,0 +1,172 @@
+//! Jobs that outlive their processes: workers and drivers that are killed, stopped, started again and
+//! added while the job runs, with checkpoints in a folder. Every result is compared with a sequential run.
+//!
+//! The driver's timeline goes to its standard error, so that a test waits for what happens to a cluster
+//! as it waits for what is said.
+
+use crate::process::{Ended, Folder, Process, arguments, children_of, kill, run, start};
+
+/// A job of a few seconds with checkpoints that come often, and windows that end often.
+const JOB: &str = "--duration 3s --rate 2000 --window 200ms --checkpoint-interval 100ms";
+/// The same for a job that is disturbed more than once.
+const LONGER: &str = "--duration 6s --rate 2000 --window 200ms --checkpoint-interval 100ms";
+/// Where events of the cluster are noted.
+const TIMELINE: &str = "--timeline /dev/stderr";
+
+/// A driver with a folder, and where it listens.
+struct Cluster {
+    folder: Folder,
+    words: String,
+    address: String,
+    driver: Process,
+}
+
+impl Cluster {
+    /// Starts a driver of `workers` on a free port, which waits for them.
+    fn start(name: &str, workers: u32, job: &str) -> Cluster {
+        let folder = Folder::new(&format!("recovery-{name}"));
+        let words = format!("--workers {workers} {job} {TIMELINE}");
+        let driver = drive(&folder, &words, "127.0.0.1:0", &[]);
+        let mut cluster = Cluster { folder, words, address: String::new(), driver };
+        cluster.address = cluster.driver.listens_on();
+        cluster
+    }
+
+    /// Kills the driver and starts another where it was, which goes on with its job.
+    fn restart_driver(&mut self) {
+        self.driver.kill();
+        self.driver = drive(&self.folder, &self.words, &self.address, &["--resume"]);
+        self.driver.listens_on();
+    }
+
+    fn worker(&self) -> Process {
+        start(&arguments("ysb worker --driver", &[&self.address]))
+    }
+
+    fn workers<const N: usize>(&self) -> [Process; N] {
+        std::array::from_fn(|_| self.worker())
+    }
+
+    /// Waits until something is noted that has not been waited for yet.
+    fn wait_for(&mut self, change: &str) -> String {
+        self.driver.wait_for(&format!("\"change\":\"{change}\""))
+    }
+
+    /// Waits for the end of the job, whose results are right and whose workers end well.
+    fn finish<const N: usize>(self, workers: [Process; N]) -> Ended {
+        let ended = self.driver.wait().verified();
+        let verdict = ended.stdout.lines().last().unwrap_or_default();
+        assert!(verdict.contains("0 lost, 0 duplicated"), "{}", ended.said());
+        for worker in workers {
+            worker.wait().exited(0);
+        }
+        ended
+    }
+}
+
+/// Starts a driver on a folder.
+fn drive(folder: &Folder, words: &str, address: &str, more: &[&str]) -> Process {
+    let (data, upsert) = (folder.at("data"), folder.at("results"));
+    let paths = ["--listen", address, "--data", &data, "--upsert", &upsert];
+    start(&arguments(&format!("ysb driver {words}"), &[&paths[..], more].concat()))
+}
+
+#[test]
+fn worker_that_is_killed_costs_no_result() {
+    let mut cluster = Cluster::start("killed", 3, JOB);
+    let [first, lost, third] = cluster.workers::<3>();
+    cluster.wait_for("durable");
+    lost.signal("KILL");
+    cluster.wait_for("lost");
+    cluster.wait_for("recovered");
+    cluster.finish([first, third]);
+}
+
+#[test]
+fn worker_that_stood_still_comes_back_as_another() {
+    let mut cluster = Cluster::start("still", 2, LONGER);
+    let [still, other] = cluster.workers::<2>();
+    cluster.wait_for("durable");
+    still.signal("STOP");
+    cluster.wait_for("lost");
+    cluster.wait_for("recovered");
+    still.signal("CONT");
+    let line = cluster.wait_for("joined");
+    let ended = cluster.finish([other, still]);
+    let lives = ended.stderr.lines().filter(|line| line.contains("\"joined\""));
+    assert_eq!(lives.count(), 3, "its second life is a life of its own: {line} {}", ended.said());
+}
+
+#[test]
+fn driver_that_is_killed_is_followed_by_another() {
+    let mut cluster = Cluster::start("driver", 2, JOB);
+    let workers = cluster.workers::<2>();
+    cluster.wait_for("durable");
+    cluster.restart_driver();
+    cluster.wait_for("took over");
+    let ended = cluster.finish(workers);
+    assert!(!ended.stderr.contains("\"joined\""), "nobody has a new life: {}", ended.said());
+}
+
+#[test]
+fn job_goes_on_with_new_processes_after_all_were_killed() {
+    let mut cluster = Cluster::start("full-stop", 2, JOB);
+    let workers = cluster.workers::<2>();
+    cluster.wait_for("durable");
+    cluster.driver.kill();
+    for mut worker in workers {
+        worker.kill();
+    }
+    cluster.restart_driver();
+    let workers = cluster.workers::<2>();
+    cluster.finish(workers);
+}
+
+#[test]
+fn worker_that_joins_later_can_finish_the_job_alone() {
+    let mut cluster = Cluster::start("joins", 2, LONGER);
+    let [first, second] = cluster.workers::<2>();
+    cluster.wait_for("durable");
+    let third = cluster.worker();
+    cluster.wait_for("joined");
+    cluster.wait_for("durable");
+    for worker in [first, second] {
+        worker.signal("KILL");
+        cluster.wait_for("recovered");
+    }
+    cluster.finish([third]);
+}
+
+#[test]
+fn local_jobs_go_on_after_they_were_killed() {
+    for nodes in ["", "--processes"] {
+        let folder = Folder::new(&format!("recovery-local{nodes}"));
+        let (data, upsert) = (folder.at("data"), folder.at("results"));
+        let paths = ["--data", &data, "--upsert", &upsert];
+        let words = format!("ysb {nodes} {JOB} {TIMELINE}");
+        let mut job = start(&arguments(&words, &paths));
+        job.wait_for("\"change\":\"durable\"");
+        let children = children_of(job.id());
+        job.signal("KILL");
+        // They would look for their driver for a while.
+        children.into_iter().for_each(kill);
+        job.wait();
+        let ended = run(&arguments(&format!("{words} --resume"), &paths)).verified();
+        assert!(ended.stdout.contains("0 lost, 0 duplicated"), "{}", ended.said());
+    }
+}
+
+#[test]
+fn process_that_a_local_driver_started_may_be_killed() {
+    let folder = Folder::new("recovery-child");
+    let (data, upsert) = (folder.at("data"), folder.at("results"));
+    let paths = ["--data", &data, "--upsert", &upsert];
+    let words = format!("ysb --processes {JOB} {TIMELINE}");
+    let mut job = start(&arguments(&words, &paths));
+    job.wait_for("\"change\":\"durable\"");
+    let child = children_of(job.id()).into_iter().next().expect("it has started workers");
+    kill(child);
+    job.wait_for("\"change\":\"recovered\"");
+    let ended = job.wait().verified();
+    assert!(ended.stdout.contains("0 lost, 0 duplicated"), "{}", ended.said());
+}
