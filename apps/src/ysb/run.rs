@@ -144,6 +144,7 @@ fn run_as_driver(
         ahead: flags.ahead(),
         durability: flags.durability(),
         resume: flags.resume,
+        savepoint: flags.from_savepoint.clone(),
         arguments: to_arguments(flags)?,
     };
     let outputs = || [flags.output(), flags.dead_letter()].into_iter().flatten();
@@ -153,7 +154,7 @@ fn run_as_driver(
         report::prepare(path, inputs.chain(written))?;
     }
     // A job that goes on finds there what it has written.
-    if !flags.resume {
+    if !flags.resume && flags.from_savepoint.is_none() {
         for output in outputs() {
             output.prepare().map_err(anyhow::Error::from)?;
         }

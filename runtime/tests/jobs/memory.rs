@@ -256,6 +256,7 @@ impl Case {
                 ahead: 32,
                 durability: JobDurability::None,
                 resume: false,
+                savepoint: None,
                 arguments: Vec::new(),
             },
             worker: WorkerConfig {

@@ -1,6 +1,6 @@
 //! The driver's journal: opened before anything else, and kept by a thread that may wait for a disk.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use drizzle_scheduler::{Incarnation, Life, Sequence, Term};
 use super::{DriverConfig, DriverNode, Phase};
 use crate::clock::monotonic_now;
 use crate::io::Waker;
+use crate::node::savepoint::begin_from;
 use crate::node::{JobDurability, NodeError};
-use crate::storage::{AppendError, Desk, Folder, JournalRead, Storage, StorageError};
+use crate::storage::{AppendError, Desk, Folder, JournalRead, Operator, Storage, StorageError};
 
 /// A checkpoint that takes so many times as long as there is between two is abandoned,
 const ABANDON_FACTOR: u64 = 10;
@@ -64,7 +65,7 @@ impl Opening {
                 plan.validate_durable().map_err(|error| {
                     NodeError::Setup(format!("this job cannot be kept in a folder: {error}"))
                 })?;
-                open_folder(path, *checkpoint_interval, config.resume, waker)
+                open_folder(path, *checkpoint_interval, config, plan, waker)
             }
         }
     }
@@ -73,13 +74,22 @@ impl Opening {
 fn open_folder(
     path: &Path,
     checkpoint_interval: Duration,
-    resume: bool,
+    config: &DriverConfig,
+    plan: &Plan,
     waker: Waker,
 ) -> Result<Opening, NodeError> {
     let wrong = |error: StorageError| NodeError::Setup(error.to_string());
     let folder = Arc::new(Folder::open(path).map_err(wrong)?);
-    let JournalRead { state, mut notices } = folder.read_journal().map_err(wrong)?;
-    let (is_new, shown) = (state.next == JournalState::EMPTY.next, path.display());
+    folder.claim(plan.fingerprint, &plan.name).map_err(wrong)?;
+    let JournalRead { mut state, mut notices } = folder.read_journal().map_err(wrong)?;
+    let (mut is_new, shown) = (state.next == JournalState::EMPTY.next, path.display());
+    let mut resume = config.resume;
+    if let (true, Some(savepoint)) = (is_new, &config.savepoint) {
+        let batch = begin_from(savepoint, &*folder, plan).map_err(wrong)?;
+        notices.push(format!("it goes on after {batch} of the savepoint {}", savepoint.display()));
+        state = folder.read_journal().map_err(wrong)?.state;
+        (is_new, resume) = (false, true);
+    }
     match (is_new, resume) {
         (true, false) | (false, true) => {}
         (true, true) => {
@@ -124,6 +134,8 @@ enum Answer {
     Read(Result<JournalRead, StorageError>),
     Appended(Sequence),
     Refused(Sequence, AppendError),
+    /// A savepoint that somebody asked for, by the number of their connection.
+    Saved(u64, Result<String, String>),
 }
 
 /// Has the journal read and written elsewhere.
@@ -178,6 +190,15 @@ impl Keeper {
         });
     }
 
+    /// Makes a savepoint, for whoever asked by that connection.
+    pub(super) fn save(&self, number: u64, to: PathBuf, operators: Vec<Operator>) {
+        self.ask(Sequence(0), move |storage| {
+            let shown = to.display().to_string();
+            let saved = storage.save(&to, &operators).map_err(|error| error.to_string());
+            Answer::Saved(number, saved.map(|batch| format!("{shown} holds {batch}")))
+        });
+    }
+
     /// One sentence about the driver that has taken over.
     pub(super) fn farewell(&self) -> String {
         let of_term = self.successor.map_or_else(String::new, |term| format!(" (of {term})"));
@@ -211,6 +232,7 @@ impl DriverNode<'_> {
                     self.tell(DriverEvent::Appended { sequence });
                 }
                 Answer::Refused(sequence, error) => self.refused(sequence, &error),
+                Answer::Saved(number, answer) => self.answer(number, answer),
             }
         }
     }

@@ -14,6 +14,7 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +58,8 @@ pub struct DriverConfig {
     pub durability: JobDurability,
     /// Whether to go on with an earlier run that its folder holds; without, such a folder is refused.
     pub resume: bool,
+    /// A savepoint to start from, where its folder holds no run yet.
+    pub savepoint: Option<PathBuf>,
     /// The job and its flags, for workers to build it from.
     pub arguments: Vec<String>,
 }

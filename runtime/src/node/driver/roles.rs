@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 use super::{DriverNode, Phase};
 use crate::node::NodeError;
 use crate::node::member::{Member, Stage};
+use crate::node::savepoint::operators_of;
 use crate::wire::{Request, ToWorker};
 
 /// What a request comes to: an answer, or why it cannot be.
-type Answer = Result<String, String>;
+pub(super) type Answer = Result<String, String>;
 
 impl DriverNode<'_> {
     /// Answers a request, and is done with who asked.
@@ -19,7 +20,21 @@ impl DriverNode<'_> {
             Request::Status => Ok(self.status().to_string()),
             Request::Scale { workers } => self.scale(workers),
             Request::Drain { worker } => self.drain(worker),
+            Request::Savepoint { to } => match &self.keeper {
+                Some(keeper) => {
+                    // It is answered when it is there.
+                    keeper.save(number, to.into(), operators_of(self.job.plan()));
+                    return Ok(());
+                }
+                None => Err("a job without --data has no checkpoints to save".to_owned()),
+            },
         };
+        self.answer(number, answer);
+        Ok(())
+    }
+
+    /// Answers who asked, and is done with them.
+    pub(super) fn answer(&mut self, number: u64, answer: Answer) {
         let message = match answer {
             Ok(text) => ToWorker::Answer { text },
             Err(reason) => ToWorker::Refused { reason },
@@ -29,7 +44,6 @@ impl DriverNode<'_> {
             // It hangs up when it has read the answer, or is hung up on.
             member.stage = Stage::Lost;
         }
-        Ok(())
     }
 
     /// How the job and its workers are.
