@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use drizzle::host::Cpus;
@@ -21,6 +22,9 @@ use super::results::{Collected, TimedRow, decode_rows, read_upserts};
 use crate::flags::{ClusterFlags, WorkerFlags};
 use crate::launch::{Failure, JOB_FAILED, choose_runtime, conclude, sentence, worker_command};
 use crate::timeline::Timeline;
+
+/// How long a worker that a driver has started looks for it: no other comes to its address.
+const CHILD_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs the benchmark as the arguments say.
 pub fn main(arguments: YsbArguments) -> ExitCode {
@@ -75,7 +79,12 @@ fn driver(flags: DriverFlags) -> Result<ExitCode, Failure> {
 fn worker(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
     let say = if flags.child { |_: &str| {} } else { |line: &str| eprintln!("{line}") };
     let exposure = exposure(flags.insecure);
-    let config = worker_config(flags.cores, Cpus::available(), exposure, Memory::default(), say);
+    let mut config =
+        worker_config(flags.cores, Cpus::available(), exposure, Memory::default(), say);
+    if flags.child {
+        // The next driver listens elsewhere, and starts workers of its own.
+        config.patience = CHILD_PATIENCE;
+    }
     match node::run_worker(flags.driver, &config) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         // The driver that started this process has said it already.

@@ -58,8 +58,9 @@ const HEARTBEAT_NS: u64 = 200_000_000;
 const SILENCE_NS: u64 = 1_500_000_000;
 /// Where others can go on without it, so much is enough of a worker,
 const WORKER_SILENCE_NS: u64 = 800_000_000;
-/// and a driver is looked for elsewhere after so long.
-const DRIVER_SILENCE_NS: u64 = 3_000_000_000;
+/// and a driver is looked for anew after so long. It may just have been stopped, and whoever leaves it
+/// comes back in another life, so this is longer.
+const DRIVER_SILENCE_NS: u64 = 10_000_000_000;
 /// Who connects and does not greet for so long is hung up on.
 const GREETING_NS: u64 = 5_000_000_000;
 /// While it joins it may be silent for longer: it builds the job.

@@ -18,6 +18,8 @@ use crate::wire::{Returning, ToDriver};
 pub(super) const ATTEMPT_NS: u64 = 100_000_000;
 /// How long one attempt may take.
 pub(super) const ATTEMPT_LIMIT: Duration = Duration::from_secs(1);
+/// How long one that was found may take to answer.
+const ANSWER_NS: u64 = 3_000_000_000;
 /// What cannot be said while there is no driver, and must be said to the next.
 const MAX_UNSAID: usize = 1024;
 
@@ -170,7 +172,7 @@ impl WorkerNode {
             term: self.term,
         });
         self.last_heard_ns = monotonic_now();
-        let limit_ns = self.last_heard_ns + DRIVER_SILENCE_NS;
+        let limit_ns = self.last_heard_ns + ANSWER_NS;
         self.tie = Tie::Greeted { since_ns, limit_ns };
         // It has just been made; if it is gone already, the next look tells.
         let _ = self.link.send(greeting);
