@@ -163,6 +163,9 @@ fn run_as_driver(
         }
     }
     let timeline = Timeline::open(cluster.timeline.as_deref())?;
+    if flags.data.is_some() {
+        eprintln!("this job {}", job.survives(&flags.durability()));
+    }
     let mut watcher = Watcher { timeline, ..Watcher::default() };
     let report = run(config, &job, &mut watcher, &stop)?;
     watcher.clear_line();
