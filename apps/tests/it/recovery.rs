@@ -138,6 +138,21 @@ fn worker_that_joins_later_can_finish_the_job_alone() {
 }
 
 #[test]
+fn folder_of_an_earlier_run_or_another_job_is_refused_and_left_alone() {
+    let folder = Folder::new("recovery-refused");
+    let (data, upsert) = (folder.at("data"), folder.at("results"));
+    let words = "ysb --duration 300ms --rate 1000 --window 100ms";
+    let paths = ["--data", &data, "--upsert", &upsert];
+    run(&arguments(words, &paths)).verified();
+    let refused = run(&arguments(words, &paths)).exited(2);
+    refused.says_only(&[&data, "earlier run", "--resume"]);
+    let other = run(&arguments(&format!("{words} --seed 7 --resume"), &paths)).exited(2);
+    other.says_only(&[&data, "belongs to the job \"ysb\""]);
+    // What there was to do, the first run has done.
+    run(&arguments(&format!("{words} --resume"), &paths)).verified();
+}
+
+#[test]
 fn local_jobs_go_on_after_they_were_killed() {
     for nodes in ["", "--processes"] {
         let folder = Folder::new(&format!("recovery-local{nodes}"));

@@ -12,6 +12,7 @@ use drizzle_scheduler::{Incarnation, Life, Sequence, Term};
 
 use super::{DriverConfig, DriverNode, Phase};
 use crate::clock::monotonic_now;
+use crate::dataflow::Job;
 use crate::io::Waker;
 use crate::node::{JobDurability, NodeError};
 use crate::storage::{AppendError, Desk, Folder, JournalRead, Storage, StorageError};
@@ -61,29 +62,42 @@ impl Opening {
                 keeper: None,
             }),
             JobDurability::Folder { path, checkpoint_interval } => {
-                plan.validate_durable().map_err(|error| {
-                    NodeError::Setup(format!("this job cannot be kept in a folder: {error}"))
-                })?;
-                open_folder(path, *checkpoint_interval, config.resume, waker)
+                open_folder(path, plan, *checkpoint_interval, config.resume, waker)
             }
         }
     }
 }
 
-fn open_folder(
+/// Whether a driver may begin: its folder is this job's, and holds an earlier run only where one is to go
+/// on. To be asked before outputs of an earlier run are removed.
+pub fn check_folder(config: &DriverConfig, job: &Job) -> Result<(), NodeError> {
+    match &config.durability {
+        JobDurability::None => Ok(()),
+        JobDurability::Folder { path, .. } => {
+            read_folder(path, job.plan(), config.resume).map(|_| ())
+        }
+    }
+}
+
+/// Opens a folder, which becomes this job's, and reads its journal.
+fn read_folder(
     path: &Path,
-    checkpoint_interval: Duration,
+    plan: &Plan,
     resume: bool,
-    waker: Waker,
-) -> Result<Opening, NodeError> {
+) -> Result<(Arc<Folder>, JournalRead), NodeError> {
     let wrong = |error: StorageError| NodeError::Setup(error.to_string());
+    plan.validate_durable().map_err(|error| {
+        NodeError::Setup(format!("this job cannot be kept in a folder: {error}"))
+    })?;
     let folder = Arc::new(Folder::open(path).map_err(wrong)?);
-    let JournalRead { state, mut notices } = folder.read_journal().map_err(wrong)?;
-    let (is_new, shown) = (state.next == JournalState::EMPTY.next, path.display());
+    folder.claim(plan.fingerprint, &plan.name).map_err(wrong)?;
+    let mut read = folder.read_journal().map_err(wrong)?;
+    let (is_new, shown) = (read.state.next == JournalState::EMPTY.next, path.display());
     match (is_new, resume) {
         (true, false) | (false, true) => {}
         (true, true) => {
-            notices.push(format!("{shown} holds no earlier run of this job: it begins anew"));
+            let line = format!("{shown} holds no earlier run of this job: it begins anew");
+            read.notices.push(line);
         }
         (false, false) => {
             return Err(NodeError::Setup(format!(
@@ -92,6 +106,18 @@ fn open_folder(
             )));
         }
     }
+    Ok((folder, read))
+}
+
+fn open_folder(
+    path: &Path,
+    plan: &Plan,
+    checkpoint_interval: Duration,
+    resume: bool,
+    waker: Waker,
+) -> Result<Opening, NodeError> {
+    let (folder, JournalRead { state, notices }) = read_folder(path, plan, resume)?;
+    let is_new = state.next == JournalState::EMPTY.next;
     let term = Term(state.term.0 + 1);
     let desk = Desk::open(folder, "journal");
     let desk = desk.map_err(NodeError::io("cannot start the thread that keeps the journal"))?;
