@@ -98,7 +98,16 @@ impl Cluster {
         command.arg("--report").arg(self.folder.join("report"));
         command.args(&self.shape.flags).args(resume);
         self.driver = Some(command.spawn().context("cannot start a driver")?);
+        // It says so when it listens.
+        while self.count_said("waiting on") < self.drivers as usize {
+            ensure!(monotonic_now() < self.limit_ns, "the driver does not listen: {}", self.said());
+            pause(LOOK_EVERY);
+        }
         Ok(())
+    }
+
+    fn count_said(&self, words: &str) -> usize {
+        fs::read_to_string(self.folder.join("said")).unwrap_or_default().matches(words).count()
     }
 
     /// Starts one more worker; its place among them.

@@ -6,13 +6,13 @@
 //! head of one family can be taken for one of another.
 
 use drizzle_scheduler::message::{Report, WorkerMessage};
-use drizzle_scheduler::{Incarnation, Term, WorkerId};
+use drizzle_scheduler::{Incarnation, Life, Term, WorkerId};
 
 use super::codec::{DecodeError, MAX_TEXT, Reader, Writer};
 use super::frame::{FrameKind, append_frame};
 use super::ids::MAX_WORKERS;
 use super::message::{
-    CoreCosts, FinalReport, MemoryPeaks, Peer, Request, TimeByKind, ToDriver, ToWorker,
+    CoreCosts, FinalReport, MemoryPeaks, Peer, Request, Returning, TimeByKind, ToDriver, ToWorker,
     WorkerStatus,
 };
 use super::orders::{read_driver_message, write_driver_message};
@@ -159,25 +159,9 @@ fn write_to_driver(writer: &mut Writer<'_>, message: &ToDriver) {
             writer.u8(FINISHED);
             write_final_report(writer, report);
         }
-        ToDriver::Return {
-            worker,
-            incarnation,
-            cores,
-            process,
-            fingerprint,
-            data_address,
-            runtime,
-            term,
-        } => {
+        ToDriver::Return(returning) => {
             writer.u8(RETURN);
-            writer.u32(worker.0);
-            writer.u64(incarnation.0);
-            writer.u16(*cores);
-            writer.u32(*process);
-            writer.u64(*fingerprint);
-            writer.address(*data_address);
-            writer.text(runtime);
-            writer.u64(term.0);
+            write_returning(writer, returning);
         }
         ToDriver::Ask(request) => {
             writer.u8(ASK);
@@ -213,18 +197,35 @@ fn read_to_driver(reader: &mut Reader<'_>) -> Result<ToDriver, DecodeError> {
         },
         FAILED => ToDriver::Failed { reason: reader.text("a reason", MAX_TEXT)? },
         FINISHED => ToDriver::Finished(Box::new(read_final_report(reader)?)),
-        RETURN => ToDriver::Return {
-            worker: WorkerId(reader.u32("a worker's number")?),
-            incarnation: Incarnation(reader.u64("an incarnation")?),
-            cores: reader.u16("the number of a worker's cores")?,
-            process: reader.u32("a process id")?,
-            fingerprint: reader.u64("a plan's fingerprint")?,
-            data_address: reader.address("a data address")?,
-            runtime: reader.text("a runtime's name", MAX_TEXT)?,
-            term: Term(reader.u64("a term")?),
-        },
+        RETURN => ToDriver::Return(read_returning(reader)?),
         ASK => ToDriver::Ask(read_request(reader)?),
         found => return Err(DecodeError::UnknownTag { what, found }),
+    })
+}
+
+fn write_returning(writer: &mut Writer<'_>, returning: &Returning) {
+    let Returning { life, cores, process, fingerprint, data_address, runtime, term } = returning;
+    writer.u32(life.worker.0);
+    writer.u64(life.incarnation.0);
+    writer.u16(*cores);
+    writer.u32(*process);
+    writer.u64(*fingerprint);
+    writer.address(*data_address);
+    writer.text(runtime);
+    writer.u64(term.0);
+}
+
+fn read_returning(reader: &mut Reader<'_>) -> Result<Returning, DecodeError> {
+    let worker = WorkerId(reader.u32("a worker's number")?);
+    let incarnation = Incarnation(reader.u64("an incarnation")?);
+    Ok(Returning {
+        life: Life { worker, incarnation },
+        cores: reader.u16("the number of a worker's cores")?,
+        process: reader.u32("a process id")?,
+        fingerprint: reader.u64("a plan's fingerprint")?,
+        data_address: reader.address("a data address")?,
+        runtime: reader.text("a runtime's name", MAX_TEXT)?,
+        term: Term(reader.u64("a term")?),
     })
 }
 

@@ -64,26 +64,28 @@ pub enum ToDriver {
     /// Everything that it wrote is complete: the answer to `Finish`.
     Finished(Box<FinalReport>),
     /// First of all, instead of `Hello`: a worker at work has lost its driver, and looks for the next.
-    Return {
-        /// Its number.
-        worker: WorkerId,
-        /// This life of it.
-        incarnation: Incarnation,
-        /// How many cores it has.
-        cores: u16,
-        /// Its process id, for messages that people read.
-        process: u32,
-        /// Fingerprint of its plan.
-        fingerprint: u64,
-        /// Where its data listener is.
-        data_address: SocketAddr,
-        /// What runs its cores and does their IO, as it will be printed.
-        runtime: String,
-        /// The driver that it followed.
-        term: Term,
-    },
+    Return(Returning),
     /// First of all, and instead of everything else: somebody who operates the cluster wants something.
     Ask(Request),
+}
+
+/// A worker that has lost its driver, as it tells the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Returning {
+    /// Its number, and this life of it.
+    pub life: Life,
+    /// How many cores it has.
+    pub cores: u16,
+    /// Its process id, for messages that people read.
+    pub process: u32,
+    /// Fingerprint of its plan.
+    pub fingerprint: u64,
+    /// Where its data listener is.
+    pub data_address: SocketAddr,
+    /// What runs its cores and does their IO, as it will be printed.
+    pub runtime: String,
+    /// The driver that it followed.
+    pub term: Term,
 }
 
 /// What somebody who operates a cluster wants of its driver.

@@ -2,31 +2,19 @@
 //! introduced to each other. And how those of an earlier driver come back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 
 use drizzle_scheduler::driver::DriverEvent;
 use drizzle_scheduler::message::{DriverMessage, Order};
-use drizzle_scheduler::{Incarnation, Life, Term, WorkerId};
+use drizzle_scheduler::{Incarnation, Life, WorkerId};
 
 use super::{DriverNode, Phase};
 use crate::node::NodeError;
 use crate::node::member::{Member, Stage};
-use crate::wire::ToWorker;
+use crate::wire::{Returning, ToWorker};
 
 /// How long workers of an earlier driver may take to come back before they count as lost, and others get
 /// their numbers.
 const RETURN_NS: u64 = 1_000_000_000;
-
-/// A worker of an earlier driver, as it says.
-pub(super) struct Returning {
-    pub(super) life: Life,
-    pub(super) cores: u16,
-    pub(super) process: u32,
-    pub(super) fingerprint: u64,
-    pub(super) data_address: SocketAddr,
-    pub(super) runtime: String,
-    pub(super) term: Term,
-}
 
 impl DriverNode<'_> {
     /// A process offers its cores. Before it gets a number it must be clear which are free.

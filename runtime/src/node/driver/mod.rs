@@ -36,7 +36,6 @@ use crate::wire::{ToDriver, ToWorker};
 
 use changes::Changes;
 pub(crate) use children::{Children, StartWorker};
-use joining::Returning;
 pub use journal::check_folder;
 use journal::{Keeper, Opening};
 use losing::Complaints;
@@ -392,22 +391,7 @@ impl<'a> DriverNode<'a> {
     fn hear_first(&mut self, number: u64, message: ToDriver) -> Result<(), NodeError> {
         match message {
             ToDriver::Hello { cores, process } => self.greeted(number, cores, process),
-            ToDriver::Return {
-                worker,
-                incarnation,
-                cores,
-                process,
-                fingerprint,
-                data_address,
-                runtime,
-                term,
-            } => {
-                let life = Life { worker, incarnation };
-                self.returned(
-                    number,
-                    Returning { life, cores, process, fingerprint, data_address, runtime, term },
-                )
-            }
+            ToDriver::Return(worker) => self.returned(number, worker),
             ToDriver::Ask(request) => self.asked(number, request),
             ToDriver::Joined { .. }
             | ToDriver::CannotJoin { .. }

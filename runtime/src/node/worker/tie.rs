@@ -12,7 +12,7 @@ use crate::clock::{DriverClock, monotonic_now};
 use crate::io::Waker;
 use crate::node::{DRIVER_SILENCE_NS, NodeError, SILENCE_NS};
 use crate::transport::{Connection, Endpoint};
-use crate::wire::ToDriver;
+use crate::wire::{Returning, ToDriver};
 
 /// From one attempt to find a driver to the next.
 pub(super) const ATTEMPT_NS: u64 = 100_000_000;
@@ -155,21 +155,20 @@ impl WorkerNode {
 
     /// Somebody listens where the driver was: the worker says who it is and what it has been doing.
     fn greet_again(&mut self, stream: TcpStream, since_ns: u64) {
-        let Some(life) = &self.introduction else { return };
+        let Some(told) = &self.introduction else { return };
         self.link_number += 1;
         let Ok(connection) = Connection::new(stream, self.link_number) else { return };
         self.link = Endpoint::Stream(connection);
         self.messages.clear();
-        let greeting = ToDriver::Return {
-            worker: self.life.worker,
-            incarnation: self.life.incarnation,
+        let greeting = ToDriver::Return(Returning {
+            life: self.life,
             cores: self.config.cores,
             process: std::process::id(),
-            fingerprint: life.fingerprint,
-            data_address: life.data_address,
-            runtime: life.runtime.clone(),
+            fingerprint: told.fingerprint,
+            data_address: told.data_address,
+            runtime: told.runtime.clone(),
             term: self.term,
-        };
+        });
         self.last_heard_ns = monotonic_now();
         let limit_ns = self.last_heard_ns + DRIVER_SILENCE_NS;
         self.tie = Tie::Greeted { since_ns, limit_ns };

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use drizzle_scheduler::message::{BlockNotice, Content, SourceRange, TakenRange};
 use drizzle_scheduler::{
-    Attempt, BatchId, CoreId, EdgeId, Epoch, Incarnation, PartitionId, StageId, Term, Watermark,
-    WorkerId,
+    Attempt, BatchId, CoreId, EdgeId, Epoch, Incarnation, Life, PartitionId, StageId, Term,
+    Watermark, WorkerId,
 };
 use drizzle_shuffle::{BlockHeader, BundleHeader, Place};
 use expect_test::{Expect, expect};
@@ -17,8 +17,8 @@ use super::Message;
 use crate::io::SystemCalls;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::message::{
-    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, Request, StatePart,
-    TimeByKind, ToDriver, ToWorker, WorkerStatus,
+    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, Request, Returning,
+    StatePart, TimeByKind, ToDriver, ToWorker, WorkerStatus,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -219,16 +219,15 @@ fn welcoming_has_these_bytes() {
 #[test]
 fn returning_and_asking_have_these_bytes() {
     driver(
-        ToDriver::Return {
-            worker: WorkerId(1),
-            incarnation: Incarnation(2),
+        ToDriver::Return(Returning {
+            life: Life { worker: WorkerId(1), incarnation: Incarnation(2) },
             cores: 3,
             process: 4,
             fingerprint: 5,
             data_address: "127.0.0.1:4660".parse().expect("an address"),
             runtime: "plain".to_owned(),
             term: Term(6),
-        },
+        }),
         &expect![[r#"
             44525a4c 0700 0100 33000000 00000000 49d9d00f 00000000
             0b010000 00020000 00000000 00030004 00000005 00000000 00000004 7f000001
@@ -368,10 +367,10 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::State { to_core: 3, part },
         &expect![[r#"
-        44525a4c 0600 0300 31000000 00000000 6804e2a6 00000000
-        88030005 00060000 00040000 00000000 00010300 00000000 00000700 00000000
-        00000400 00000000 00000300 00000a0b 0c
-    "#]],
+            44525a4c 0700 0300 31000000 00000000 24ce3b6e 00000000
+            88030005 00060000 00040000 00000000 00010300 00000000 00000700 00000000
+            00000400 00000000 00000300 00000a0b 0c
+        "#]],
     );
     let notice = BlockNotice {
         epoch: Epoch(1),

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::Arc;
 
 use drizzle_scheduler::message::{BlockNotice, DriverMessage, WorkerMessage};
-use drizzle_scheduler::{Attempt, EdgeId, Epoch, PartitionId, StageId, Term, Watermark};
+use drizzle_scheduler::{Attempt, EdgeId, Epoch, Life, PartitionId, StageId, Term, Watermark};
 use drizzle_shuffle::{BlockHeader, BundleHeader, Place};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -14,8 +14,8 @@ use super::Message;
 use super::scheduling::{batch, content, core, incarnation, order, range, report, taken, worker};
 use crate::io::SystemCalls;
 use crate::wire::message::{
-    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, Request, StatePart,
-    TimeByKind, ToDriver, ToWorker, WorkerStatus,
+    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, Request, Returning,
+    StatePart, TimeByKind, ToDriver, ToWorker, WorkerStatus,
 };
 
 pub(super) fn message() -> impl Strategy<Value = Message> {
@@ -53,17 +53,16 @@ fn returning() -> impl Strategy<Value = ToDriver> {
     (worker(), incarnation(), numbers, address(), text()).prop_map(
         |(worker, incarnation, numbers, data_address, runtime)| {
             let (cores, process, fingerprint, term) = numbers;
-            let term = Term(term);
-            ToDriver::Return {
-                worker,
-                incarnation,
+            let (life, term) = (Life { worker, incarnation }, Term(term));
+            ToDriver::Return(Returning {
+                life,
                 cores,
                 process,
                 fingerprint,
                 data_address,
                 runtime,
                 term,
-            }
+            })
         },
     )
 }
