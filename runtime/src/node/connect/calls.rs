@@ -108,9 +108,7 @@ impl Calls {
             {
                 call.step = Step::UnderWay;
                 self.under_way += 1;
-                let (own, peer) = (self.own, call.peer.clone());
-                let (give, waker) = (self.give.clone(), self.waker.clone());
-                begin(own, peer, &give, &waker);
+                begin(self.own, call.peer.clone(), &self.give, &self.waker);
             }
         }
         links

@@ -238,11 +238,8 @@ impl DriverNode<'_> {
             let Some(keeper) = &mut self.keeper else { return Ok(()) };
             let Ok(answer) = keeper.answers.try_recv() else { return Ok(()) };
             match answer {
-                Answer::Read(Ok(JournalRead { state, notices })) => {
-                    if !self.watch.journal_was_read {
-                        self.watch.journal_was_read = true;
-                        notices.iter().for_each(|line| self.observer.notice(line));
-                    }
+                // What there is to say of it was said when it was opened.
+                Answer::Read(Ok(JournalRead { state, notices: _ })) => {
                     if state.term >= self.term {
                         // Another one has begun between our first look and now.
                         keeper.successor = Some(state.term);

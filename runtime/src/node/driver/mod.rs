@@ -119,6 +119,8 @@ pub(crate) struct DriverNode<'a> {
     /// Connections that were found broken when something was sent.
     broken: Vec<(u64, String)>,
     complaints: Complaints,
+    /// How many workers there should be.
+    wanted: u32,
     /// Workers that are to leave.
     draining: BTreeSet<WorkerId>,
     listener: Option<Arc<TcpListener>>,
@@ -193,6 +195,7 @@ impl<'a> DriverNode<'a> {
             ready: BTreeMap::new(),
             broken: Vec::new(),
             complaints: Complaints::default(),
+            wanted: config.workers,
             draining: BTreeSet::new(),
             listener: None,
             accepting: false,

@@ -63,7 +63,7 @@ impl DriverNode<'_> {
                 Phase::Failed(_) => "failed",
                 Phase::Deposed => "deposed",
             },
-            "workers_wanted": self.config.workers,
+            "workers_wanted": self.wanted,
             "group_size": self.config.group_size,
             "batch_scheduled": history.last_batch.0,
             "batch_completed": self.completed(),
@@ -132,6 +132,7 @@ impl DriverNode<'_> {
         }
         let staying = self.staying();
         let (now, wanted) = (staying.len(), workers as usize);
+        self.wanted = workers;
         if self.children.can_start() {
             self.children
                 .want(wanted)
@@ -168,6 +169,7 @@ impl DriverNode<'_> {
             let wanted = self.children.wanted().saturating_sub(1);
             self.children.want(wanted).map_err(|error| error.to_string())?;
         }
+        self.wanted = staying.len() as u32 - 1;
         self.begin_drain(worker);
         Ok(format!("{worker} will leave when others have its partitions"))
     }
