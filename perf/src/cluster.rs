@@ -2,15 +2,17 @@
 //! stopped, started and added while the job runs. What happened when, the driver writes down.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use drizzle::clock::monotonic_now;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+use crate::proxy::Proxy;
 
 /// What a cluster runs.
 #[derive(Clone, Debug)]
@@ -21,6 +23,10 @@ pub(crate) struct Shape {
     pub(crate) flags: Vec<String>,
     /// How long all of it may take.
     pub(crate) limit: Duration,
+    /// Whether a proxy stands between each worker and the driver.
+    pub(crate) proxied: bool,
+    /// Whether the folder of a job that failed is kept.
+    pub(crate) keep_failed: bool,
 }
 
 /// Processes, the folder of their files, and when to give up.
@@ -29,9 +35,17 @@ pub(crate) struct Cluster {
     folder: PathBuf,
     address: String,
     driver: Option<Child>,
-    workers: Vec<Child>,
+    workers: Vec<Worker>,
+    has_failed: bool,
     limit_ns: u64,
     drivers: u32,
+}
+
+/// A worker process.
+struct Worker {
+    child: Child,
+    proxy: Option<Proxy>,
+    has_ended: bool,
 }
 
 /// Something that the driver wrote down.
@@ -61,7 +75,9 @@ impl Cluster {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let limit_ns = monotonic_now() + shape.limit.as_nanos() as u64;
         let (driver, workers, drivers) = (None, Vec::new(), 0);
-        let mut cluster = Cluster { shape, folder, address, driver, workers, limit_ns, drivers };
+        let has_failed = shape.keep_failed;
+        let mut cluster =
+            Cluster { shape, folder, address, driver, workers, has_failed, limit_ns, drivers };
         cluster.start_driver()?;
         for _ in 0..cluster.shape.workers {
             cluster.add_worker()?;
@@ -96,9 +112,12 @@ impl Cluster {
 
     /// Starts one more worker; its place among them.
     pub(crate) fn add_worker(&mut self) -> Result<usize> {
+        let proxy = self.shape.proxied.then(|| Proxy::start(self.address()?)).transpose()?;
+        let address = proxy.as_ref().map_or(self.address.clone(), |p| p.address().to_string());
         let mut command = self.command("worker")?;
-        command.args(["--driver", &self.address, "--cores", "1"]);
-        self.workers.push(command.spawn().context("cannot start a worker")?);
+        command.args(["--driver", &address, "--cores", "1"]);
+        let child = command.spawn().context("cannot start a worker")?;
+        self.workers.push(Worker { child, proxy, has_ended: false });
         Ok(self.workers.len() - 1)
     }
 
@@ -112,8 +131,53 @@ impl Cluster {
     /// Sends a worker a signal; when that was.
     pub(crate) fn signal(&mut self, worker: usize, signal: Signal) -> Result<u64> {
         let at_ns = monotonic_now();
-        kill_process(Pid::from_child(&self.workers[worker]), signal)?;
+        // Its number may be somebody else's by now.
+        if self.workers[worker].has_ended {
+            return Ok(at_ns);
+        }
+        kill_process(Pid::from_child(&self.workers[worker].child), signal)?;
         Ok(at_ns)
+    }
+
+    /// The workers that have not ended, by their places.
+    pub(crate) fn here(&self) -> Vec<usize> {
+        let workers = self.workers.iter().enumerate();
+        workers.filter(|(_, worker)| !worker.has_ended).map(|(place, _)| place).collect()
+    }
+
+    /// Workers that have ended and were not known to, and how.
+    pub(crate) fn take_ended(&mut self) -> Result<Vec<(usize, ExitStatus)>> {
+        let mut ended = Vec::new();
+        for (place, worker) in self.workers.iter_mut().enumerate() {
+            if !worker.has_ended
+                && let Some(status) = worker.child.try_wait()?
+            {
+                worker.has_ended = true;
+                ended.push((place, status));
+            }
+        }
+        Ok(ended)
+    }
+
+    /// What stands between a worker and the driver.
+    pub(crate) fn proxy(&self, worker: usize) -> Option<&Proxy> {
+        self.workers[worker].proxy.as_ref()
+    }
+
+    /// Where the driver listens.
+    pub(crate) fn address(&self) -> Result<SocketAddr> {
+        Ok(self.address.parse()?)
+    }
+
+    /// Whether there should be a driver.
+    pub(crate) fn has_driver(&self) -> bool {
+        self.driver.is_some()
+    }
+
+    /// Fails if the driver has ended.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        let status = self.driver.as_mut().map(Child::try_wait).transpose()?.flatten();
+        status.map_or(Ok(()), |status| bail!("the driver ended ({status}): {}", self.said()))
     }
 
     /// Kills the driver; when that was.
@@ -176,6 +240,7 @@ impl Cluster {
         ensure!(report["verified"] == true, "the output is wrong: {}", self.said());
         let timeline = self.timeline().into_iter().map(|event| event.fields);
         report["timeline"] = timeline.collect();
+        self.has_failed = false;
         Ok(report)
     }
 
@@ -194,11 +259,12 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for child in self.workers.iter_mut().chain(&mut self.driver) {
+        let workers = self.workers.iter_mut().map(|worker| &mut worker.child);
+        for child in workers.chain(&mut self.driver) {
             let _ = child.kill();
             let _ = child.wait();
         }
-        if std::env::var_os("DRIZZLE_KEEP").is_none() {
+        if !self.has_failed && std::env::var_os("DRIZZLE_KEEP").is_none() {
             let _ = fs::remove_dir_all(&self.folder);
         }
     }

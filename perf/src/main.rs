@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod chaos;
 mod cluster;
 mod data_plane;
 mod figures;
@@ -10,6 +11,7 @@ mod latency;
 mod machine;
 mod polling;
 mod projection;
+mod proxy;
 mod recovery;
 mod run;
 mod scheduling;
@@ -30,6 +32,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Measurement {
+    /// Whether results stay right while processes are killed, stopped, cut off, added and drained.
+    Chaos(chaos::Flags),
     /// How fast data goes through the job, from memory.
     DataPlane(data_plane::Flags),
     /// When results come after the end of their window, with asserted and with derived watermarks.
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
             drizzle::node::abort_on_panic_outside_tasks();
             return sum::main(*arguments);
         }
+        Measurement::Chaos(flags) => chaos::measure(&flags),
         Measurement::DataPlane(flags) => data_plane::measure(&flags),
         Measurement::Latency(flags) => latency::measure(&flags),
         Measurement::Polling(flags) => polling::measure(&flags),

@@ -199,7 +199,13 @@ fn run(flags: &Flags, scenario: Scenario, group_size: u64) -> Result<Outcome> {
     ];
     let words = words.concat().into_iter().map(str::to_owned).collect();
     let limit = Duration::from_secs(4 * SECONDS);
-    let mut cluster = Cluster::start(Shape { workers: scenario.workers(), flags: words, limit })?;
+    let mut cluster = Cluster::start(Shape {
+        workers: scenario.workers(),
+        flags: words,
+        limit,
+        proxied: false,
+        keep_failed: false,
+    })?;
     let began_ns = disturb(&mut cluster, scenario)?;
     let report = cluster.finish()?;
     outcome(&report, began_ns)

@@ -162,6 +162,8 @@ fn run_as_driver(
         let written = outputs().map(|output| output.path().to_owned());
         report::prepare(path, inputs.chain(written))?;
     }
+    // One that is refused has touched nothing of what an earlier run wrote.
+    node::check_folder(&config, &job)?;
     // A job that goes on finds there what it has written.
     if !flags.resume && flags.from_savepoint.is_none() {
         for output in outputs() {
@@ -172,6 +174,9 @@ fn run_as_driver(
         }
     }
     let timeline = Timeline::open(cluster.timeline.as_deref())?;
+    if flags.data.is_some() {
+        eprintln!("this job {}", job.survives(&flags.durability()));
+    }
     let mut watcher = Watcher { timeline, ..Watcher::default() };
     let report = run(config, &job, &mut watcher, &stop)?;
     watcher.clear_line();

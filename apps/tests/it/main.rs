@@ -8,6 +8,7 @@
 mod cluster;
 mod command_line;
 mod generator;
+mod hosts;
 mod inputs;
 mod matrix;
 mod memory;

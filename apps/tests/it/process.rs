@@ -48,10 +48,23 @@ pub fn start<S: AsRef<str>>(arguments: &[S]) -> Process {
 
 /// Starts the binary in a folder of its own.
 pub fn start_in<S: AsRef<str>>(folder: &Path, arguments: &[S]) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_drizzle-apps"));
+    command.current_dir(folder);
+    begin(command, arguments)
+}
+
+/// Starts the binary in a network namespace.
+pub fn start_on<S: AsRef<str>>(namespace: &str, arguments: &[S]) -> Process {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace, env!("CARGO_BIN_EXE_drizzle-apps")]);
+    command.current_dir(env!("CARGO_TARGET_TMPDIR"));
+    begin(command, arguments)
+}
+
+fn begin<S: AsRef<str>>(mut command: Command, arguments: &[S]) -> Process {
     let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_drizzle-apps"))
+    let mut child = command
         .args(&arguments)
-        .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

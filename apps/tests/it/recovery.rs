@@ -4,6 +4,11 @@
 //! The driver's timeline goes to its standard error, so that a test waits for what happens to a cluster
 //! as it waits for what is said.
 
+use std::fs;
+use std::path::Path;
+
+use crate::inputs::{INPUTS, Input, read_output};
+use crate::matrix::difference;
 use crate::process::{Ended, Folder, Process, arguments, children_of, kill, run, start};
 
 /// A job of a few seconds with checkpoints that come often, and windows that end often.
@@ -138,6 +143,21 @@ fn worker_that_joins_later_can_finish_the_job_alone() {
 }
 
 #[test]
+fn folder_of_an_earlier_run_or_another_job_is_refused_and_left_alone() {
+    let folder = Folder::new("recovery-refused");
+    let (data, upsert) = (folder.at("data"), folder.at("results"));
+    let words = "ysb --duration 300ms --rate 1000 --window 100ms";
+    let paths = ["--data", &data, "--upsert", &upsert];
+    run(&arguments(words, &paths)).verified();
+    let refused = run(&arguments(words, &paths)).exited(2);
+    refused.says_only(&[&data, "earlier run", "--resume"]);
+    let other = run(&arguments(&format!("{words} --seed 7 --resume"), &paths)).exited(2);
+    other.says_only(&[&data, "belongs to the job \"ysb\""]);
+    // What there was to do, the first run has done.
+    run(&arguments(&format!("{words} --resume"), &paths)).verified();
+}
+
+#[test]
 fn local_jobs_go_on_after_they_were_killed() {
     for nodes in ["", "--processes"] {
         let folder = Folder::new(&format!("recovery-local{nodes}"));
@@ -169,4 +189,52 @@ fn process_that_a_local_driver_started_may_be_killed() {
     job.wait_for("\"change\":\"recovered\"");
     let ended = job.wait().verified();
     assert!(ended.stdout.contains("0 lost, 0 duplicated"), "{}", ended.said());
+}
+
+/// How often the events of an input are repeated, so that a job lasts until it has been disturbed.
+const REPEATED: u64 = 20;
+
+/// A file job with transactional output, of which a worker is killed, shows every line once.
+fn killed_worker_costs_no_line(output: &str) {
+    let input = Input::load(INPUTS[0]);
+    let folder = Folder::new(&format!("recovery-{output}"));
+    let [events, out, data] = ["events.jsonl", output, "data"].map(|name| folder.at(name));
+    let once = fs::read_to_string(input.events()).expect("it is part of the clone");
+    fs::write(&events, once.repeat(REPEATED as usize)).expect("the folder is ours");
+    // Repeated events come after later ones, and none of them is late.
+    let words = "ysb driver --listen 127.0.0.1:0 --workers 2 --out-of-orderness 24h";
+    let words = format!("{words} --memory 64MiB --checkpoint-interval 50ms {TIMELINE}");
+    let ads = input.ads();
+    let files = ["--events", &events, "--ads", &ads, "--out", &out, "--data", &data];
+    let mut driver = start(&arguments(&words, &files));
+    let address = driver.listens_on();
+    let worker = || start(&arguments("ysb worker --driver", &[&address]));
+    let (mut lost, other) = (worker(), worker());
+    driver.wait_for("\"change\":\"joined\"");
+    driver.wait_for("\"change\":\"joined\"");
+    lost.kill();
+    driver.wait_for("\"change\":\"recovered\"");
+    let ended = driver.wait().exited(0);
+    other.wait().exited(0);
+    let mut expected: Vec<String> = input.lines.iter().map(|line| times(line, REPEATED)).collect();
+    expected.sort_unstable();
+    let lines = read_output(Path::new(&out));
+    assert_eq!(difference(&lines, &expected), "", "{}", ended.said());
+}
+
+/// A line of the output whose count is so many times as large.
+fn times(line: &str, factor: u64) -> String {
+    let (before, count) = line.rsplit_once("\"count\": ").expect("a line has a count");
+    let count: u64 = count.trim_end().trim_end_matches('}').parse().expect("a number");
+    format!("{before}\"count\": {}}}\n", count * factor)
+}
+
+#[test]
+fn worker_that_is_killed_costs_no_line_of_a_file() {
+    killed_worker_costs_no_line("counts.jsonl");
+}
+
+#[test]
+fn worker_that_is_killed_costs_no_line_of_part_files() {
+    killed_worker_costs_no_line("counts");
 }

@@ -12,6 +12,7 @@ use drizzle_scheduler::{Incarnation, Life, Sequence, Term};
 
 use super::{DriverConfig, DriverNode, Phase};
 use crate::clock::monotonic_now;
+use crate::dataflow::Job;
 use crate::io::Waker;
 use crate::node::savepoint::begin_from;
 use crate::node::{JobDurability, NodeError};
@@ -62,38 +63,42 @@ impl Opening {
                 keeper: None,
             }),
             JobDurability::Folder { path, checkpoint_interval } => {
-                plan.validate_durable().map_err(|error| {
-                    NodeError::Setup(format!("this job cannot be kept in a folder: {error}"))
-                })?;
-                open_folder(path, *checkpoint_interval, config, plan, waker)
+                open_folder(path, plan, *checkpoint_interval, config, waker)
             }
         }
     }
 }
 
-fn open_folder(
+/// Whether a driver may begin: its folder is this job's, and holds an earlier run only where one is to go
+/// on. To be asked before outputs of an earlier run are removed.
+pub fn check_folder(config: &DriverConfig, job: &Job) -> Result<(), NodeError> {
+    match &config.durability {
+        JobDurability::None => Ok(()),
+        JobDurability::Folder { path, .. } => {
+            read_folder(path, job.plan(), config.resume).map(|_| ())
+        }
+    }
+}
+
+/// Opens a folder, which becomes this job's, and reads its journal.
+fn read_folder(
     path: &Path,
-    checkpoint_interval: Duration,
-    config: &DriverConfig,
     plan: &Plan,
-    waker: Waker,
-) -> Result<Opening, NodeError> {
+    resume: bool,
+) -> Result<(Arc<Folder>, JournalRead), NodeError> {
     let wrong = |error: StorageError| NodeError::Setup(error.to_string());
+    plan.validate_durable().map_err(|error| {
+        NodeError::Setup(format!("this job cannot be kept in a folder: {error}"))
+    })?;
     let folder = Arc::new(Folder::open(path).map_err(wrong)?);
     folder.claim(plan.fingerprint, &plan.name).map_err(wrong)?;
-    let JournalRead { mut state, mut notices } = folder.read_journal().map_err(wrong)?;
-    let (mut is_new, shown) = (state.next == JournalState::EMPTY.next, path.display());
-    let mut resume = config.resume;
-    if let (true, Some(savepoint)) = (is_new, &config.savepoint) {
-        let batch = begin_from(savepoint, &*folder, plan).map_err(wrong)?;
-        notices.push(format!("it goes on after {batch} of the savepoint {}", savepoint.display()));
-        state = folder.read_journal().map_err(wrong)?.state;
-        (is_new, resume) = (false, true);
-    }
+    let mut read = folder.read_journal().map_err(wrong)?;
+    let (is_new, shown) = (read.state.next == JournalState::EMPTY.next, path.display());
     match (is_new, resume) {
         (true, false) | (false, true) => {}
         (true, true) => {
-            notices.push(format!("{shown} holds no earlier run of this job: it begins anew"));
+            let line = format!("{shown} holds no earlier run of this job: it begins anew");
+            read.notices.push(line);
         }
         (false, false) => {
             return Err(NodeError::Setup(format!(
@@ -101,6 +106,26 @@ fn open_folder(
                  or choose another folder"
             )));
         }
+    }
+    Ok((folder, read))
+}
+
+fn open_folder(
+    path: &Path,
+    plan: &Plan,
+    checkpoint_interval: Duration,
+    config: &DriverConfig,
+    waker: Waker,
+) -> Result<Opening, NodeError> {
+    let (folder, read) = read_folder(path, plan, config.resume)?;
+    let JournalRead { mut state, mut notices } = read;
+    let mut is_new = state.next == JournalState::EMPTY.next;
+    if let (true, Some(savepoint)) = (is_new, &config.savepoint) {
+        let wrong = |error: StorageError| NodeError::Setup(error.to_string());
+        let batch = begin_from(savepoint, &*folder, plan).map_err(wrong)?;
+        notices.push(format!("it goes on after {batch} of the savepoint {}", savepoint.display()));
+        state = folder.read_journal().map_err(wrong)?.state;
+        is_new = false;
     }
     let term = Term(state.term.0 + 1);
     let desk = Desk::open(folder, "journal");

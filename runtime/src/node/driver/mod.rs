@@ -37,6 +37,7 @@ use crate::wire::{ToDriver, ToWorker};
 
 use changes::Changes;
 pub(crate) use children::{Children, StartWorker};
+pub use journal::check_folder;
 use journal::{Keeper, Opening};
 use losing::Complaints;
 pub use observer::{Change, ClusterEvent, Observer, ProgressReport};

@@ -123,9 +123,11 @@ impl Running {
         node.pump_io()?;
         while let Some(message) = node.take_message() {
             self.hear(node, message)?;
-        }
-        if self.perform(node)? == Fate::Over {
-            return Ok(Step::Left);
+            // One after the other: the end of the job may come right behind the manifest by which sinks show
+            // their last results.
+            if self.perform(node)? == Fate::Over {
+                return Ok(Step::Left);
+            }
         }
         self.meet_peers(node)?;
         if !self.crew.outputs.is_empty() {

@@ -38,9 +38,10 @@ const BANS: &[Ban] = &[
             // A disk is waited for on a thread of its own, so that no core and no control loop waits.
             "runtime/src/storage/desk.rs",
             "perf/src/shuffle/mailbox.rs",
+            "perf/src/proxy.rs",
         ],
         tests: Tests::Allowed,
-        advice: "threads are started by hosts, nodes and the storage desk only, and to measure two cores",
+        advice: "threads are started by hosts, nodes and the storage desk only, and to measure two cores or disturb a network",
     },
     Ban {
         words: &["thread::sleep"],
