@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use drizzle::connectors::{ConnectorError, Fingerprint};
 use drizzle::dataflow::{
-    Choice, EventTimes, InputCounters, Limit, Owned, Source, SourceReader, Stamp,
+    Choice, EventTimes, InputCounters, Limit, Owned, Reread, Source, SourceReader, Stamp,
 };
 use drizzle::scheduler::plan::Pacing;
 use drizzle::scheduler::{PartitionId, Watermark};
@@ -102,6 +102,10 @@ impl Source for Numbers {
 
     fn pacing(&self) -> Pacing {
         self.pacing
+    }
+
+    fn reread(&self) -> Reread {
+        Reread::Anywhere
     }
 
     fn fingerprint(&self) -> u64 {

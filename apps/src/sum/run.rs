@@ -58,6 +58,7 @@ fn local(flags: LocalFlags) -> Result<ExitCode, Failure> {
             ahead: flags.ahead(),
             durability: JobDurability::None,
             resume: false,
+            savepoint: None,
             arguments: to_arguments(&flags)?,
         },
         worker: worker_config(cluster.cores, cpus),

@@ -128,6 +128,10 @@ pub struct JobFlags {
     #[arg(long, requires = "data")]
     #[serde(skip)]
     pub(super) resume: bool,
+    /// Start from this savepoint (`drizzle savepoint`), where --data holds no run yet.
+    #[arg(long, requires = "data", value_name = "DIR")]
+    #[serde(skip)]
+    pub(super) from_savepoint: Option<PathBuf>,
     /// Write counts of generated events to an upsert log in this folder, instead of collecting them in the
     /// driver's memory.
     #[arg(long, value_name = "DIR", conflicts_with = "events")]
@@ -202,8 +206,8 @@ const BATCH_BYTES: u64 = 4 << 20;
 impl JobFlags {
     /// Makes the flags mean the same on every node: paths from the root, partitions as a number.
     pub(super) fn settle(&mut self, cores: u32) -> Result<()> {
-        let JobFlags { events, ads, out, dead_letter, data, upsert, .. } = self;
-        for path in [events, ads, out, dead_letter, data, upsert] {
+        let JobFlags { events, ads, out, dead_letter, data, upsert, from_savepoint, .. } = self;
+        for path in [events, ads, out, dead_letter, data, upsert, from_savepoint] {
             let Some(path) = path else { continue };
             *path = std::path::absolute(&*path)
                 .with_context(|| format!("cannot make {} absolute", path.display()))?;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use drizzle::connectors::{
     ConnectorError, EventText, Fingerprint, Generated, GeneratedReader, Lines, Schedule,
 };
+use drizzle::dataflow::Reread;
 use drizzle::scheduler::plan::Pacing;
 
 use super::table::AdTable;
@@ -150,6 +151,10 @@ impl Lines for Generator {
 
     fn pacing(&self) -> Pacing {
         self.events.pacing()
+    }
+
+    fn reread(&self) -> Reread {
+        self.events.reread()
     }
 
     fn fingerprint(&self) -> u64 {

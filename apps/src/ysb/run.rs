@@ -144,6 +144,7 @@ fn run_as_driver(
         ahead: flags.ahead(),
         durability: flags.durability(),
         resume: flags.resume,
+        savepoint: flags.from_savepoint.clone(),
         arguments: to_arguments(flags)?,
     };
     let outputs = || [flags.output(), flags.dead_letter()].into_iter().flatten();
@@ -155,7 +156,7 @@ fn run_as_driver(
     // One that is refused has touched nothing of what an earlier run wrote.
     node::check_folder(&config, &job)?;
     // A job that goes on finds there what it has written.
-    if !flags.resume {
+    if !flags.resume && flags.from_savepoint.is_none() {
         for output in outputs() {
             output.prepare().map_err(anyhow::Error::from)?;
         }
@@ -164,6 +165,9 @@ fn run_as_driver(
         }
     }
     let timeline = Timeline::open(cluster.timeline.as_deref())?;
+    if flags.data.is_some() {
+        eprintln!("this job {}", job.survives(&flags.durability()));
+    }
     let mut watcher = Watcher { timeline, ..Watcher::default() };
     let report = run(config, &job, &mut watcher, &stop)?;
     watcher.clear_line();

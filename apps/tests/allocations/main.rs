@@ -79,6 +79,7 @@ fn run(passes: u64, batch_bytes: u64, more: &str) -> Run {
             ahead: 32,
             durability: JobDurability::None,
             resume: false,
+            savepoint: None,
             arguments: Vec::new(),
         },
         worker: WorkerConfig {

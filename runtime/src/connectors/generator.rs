@@ -13,7 +13,7 @@ use drizzle_scheduler::plan::Pacing;
 use drizzle_scheduler::{Instant, PartitionId, Watermark};
 
 use super::{ConnectorError, Fingerprint, LineReader, Lines};
-use crate::dataflow::{Choice, Limit};
+use crate::dataflow::{Choice, Limit, Reread};
 use crate::formats::Chunk;
 
 /// About how many bytes of lines are made at a time: they stay in the processor's first cache.
@@ -211,6 +211,10 @@ impl<E: EventText> Lines for Generated<E> {
             Rate::PerSecond(_) => Pacing::Clock,
             Rate::Max => Pacing::Unpaced,
         }
+    }
+
+    fn reread(&self) -> Reread {
+        Reread::Anywhere
     }
 
     fn fingerprint(&self) -> u64 {

@@ -15,7 +15,7 @@ use drizzle_scheduler::plan::Pacing;
 
 use super::lines::whole_lines;
 use super::{ConnectorError, Fingerprint, LineReader, Lines};
-use crate::dataflow::{Choice, Limit};
+use crate::dataflow::{Choice, Limit, Reread};
 use crate::formats::Chunk;
 
 /// The longest line that is taken for one.
@@ -47,6 +47,10 @@ impl Lines for GrowingFile {
 
     fn pacing(&self) -> Pacing {
         Pacing::Clock
+    }
+
+    fn reread(&self) -> Reread {
+        Reread::WhereTheFileIs
     }
 
     fn fingerprint(&self) -> u64 {

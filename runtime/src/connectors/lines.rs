@@ -10,7 +10,9 @@ use drizzle_scheduler::{Instant, PartitionId};
 
 use super::part_files::{Output, PartFile};
 use super::{ConnectorError, Fingerprint};
-use crate::dataflow::{Choice, EventTimes, InputCounters, Limit, Row, Source, SourceReader, Stamp};
+use crate::dataflow::{
+    Choice, EventTimes, InputCounters, Limit, Reread, Row, Source, SourceReader, Stamp,
+};
 use crate::formats::{Chunk, JsonDecoder, JsonRecord, Keep};
 
 /// Where lines come from. The contract is that of [`Source`], below the level of records.
@@ -24,6 +26,8 @@ pub trait Lines: Clone + Send + Sync + 'static {
     fn pacing(&self) -> Pacing;
     /// Hash over what must be equal on every node.
     fn fingerprint(&self) -> u64;
+    /// Where lines that were read can be read again.
+    fn reread(&self) -> Reread;
     /// Opens them on one core.
     fn open(&self) -> Result<Self::Reader, ConnectorError>;
 }
@@ -165,6 +169,10 @@ impl<L: Lines, R: JsonRecord> Source for JsonLines<L, R> {
 
     fn out_of_orderness_ms(&self) -> u64 {
         self.out_of_orderness_ms
+    }
+
+    fn reread(&self) -> Reread {
+        self.lines.reread()
     }
 
     fn open(&self) -> Result<JsonLinesReader<L::Reader, R>, ConnectorError> {

@@ -27,7 +27,7 @@ use memmap2::{Advice, Mmap};
 
 use super::lines::whole_lines;
 use super::{ConnectorError, Fingerprint, LineReader, Lines};
-use crate::dataflow::{Choice, Limit};
+use crate::dataflow::{Choice, Limit, Reread};
 use crate::formats::Chunk;
 
 /// How many bytes of a file make a source partition: part of the meaning of lateness, so fixed.
@@ -84,6 +84,10 @@ impl Lines for MappedFile {
 
     fn pacing(&self) -> Pacing {
         Pacing::Unpaced
+    }
+
+    fn reread(&self) -> Reread {
+        Reread::WhereTheFileIs
     }
 
     fn fingerprint(&self) -> u64 {

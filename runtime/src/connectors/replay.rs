@@ -14,7 +14,7 @@ use drizzle_scheduler::plan::Pacing;
 use super::lines::whole_lines;
 use super::{ConnectorError, Fingerprint, LineReader, Lines};
 use crate::dataflow::{
-    Choice, EventTimes, InputCounters, Limit, Owned, Row, Source, SourceReader, Stamp,
+    Choice, EventTimes, InputCounters, Limit, Owned, Reread, Row, Source, SourceReader, Stamp,
 };
 use crate::formats::Chunk;
 
@@ -122,6 +122,10 @@ impl Lines for Replay<u8> {
         Pacing::Unpaced
     }
 
+    fn reread(&self) -> Reread {
+        Reread::Anywhere
+    }
+
     fn fingerprint(&self) -> u64 {
         self.identity()
     }
@@ -191,6 +195,10 @@ where
 
     fn pacing(&self) -> Pacing {
         Pacing::Unpaced
+    }
+
+    fn reread(&self) -> Reread {
+        Reread::Anywhere
     }
 
     fn fingerprint(&self) -> u64 {

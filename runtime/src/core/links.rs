@@ -56,6 +56,8 @@ pub enum Meeting {
 #[derive(Debug, Default)]
 pub struct Links {
     links: BTreeMap<WorkerId, Link>,
+    /// How many were made: it tells the operations of one from those of another to the same worker.
+    made: u64,
     /// What lives are to get that are members and not connected yet.
     waiting: BTreeMap<Life, Vec<Cargo>>,
 }
@@ -158,15 +160,17 @@ pub struct Intake<'a> {
 impl Links {
     /// Takes the connections over.
     pub fn new(plans: Vec<LinkPlan>) -> std::io::Result<Links> {
-        let link = |plan: LinkPlan| Ok((plan.worker, Link::new(plan)?));
-        let links = plans.into_iter().map(link).collect::<std::io::Result<_>>()?;
-        Ok(Links { links, waiting: BTreeMap::new() })
+        let mut links = Links::default();
+        plans.into_iter().try_for_each(|plan| links.add(plan))?;
+        Ok(links)
     }
 
     /// Takes one more over. A connection to an earlier life of the peer is closed.
     pub fn add(&mut self, plan: LinkPlan) -> std::io::Result<()> {
         let life = Life { worker: plan.worker, incarnation: plan.incarnation };
-        if let Some(before) = self.links.insert(life.worker, Link::new(plan)?) {
+        self.made += 1;
+        let number = (self.made << 32) | u64::from(life.worker.0);
+        if let Some(before) = self.links.insert(life.worker, Link::new(plan, number)?) {
             before.connection.hang_up();
         }
         let waiting = self.waiting.remove(&life).unwrap_or_default();
@@ -222,8 +226,13 @@ impl Links {
         intake: &mut Intake<'_>,
         arrivals: &mut Vec<Arrival>,
     ) -> Result<(), (Life, Closed)> {
-        let worker = WorkerId(Connection::number_of(token) as u32);
-        let Some(link) = self.links.get_mut(&worker) else { return Ok(()) };
+        let number = Connection::number_of(token);
+        let worker = WorkerId(number as u32);
+        let link = self.links.get_mut(&worker);
+        // It may belong to a connection that was given up.
+        let Some(link) = link.filter(|link| link.connection.number() == number) else {
+            return Ok(());
+        };
         let result = link.connection.completed(outcome);
         let result = result.and_then(|()| link.take_in(intake, arrivals));
         result.map_err(|closed| self.lose(worker, closed))
@@ -271,9 +280,9 @@ impl Links {
 }
 
 impl Link {
-    fn new(plan: LinkPlan) -> std::io::Result<Link> {
+    fn new(plan: LinkPlan, number: u64) -> std::io::Result<Link> {
         let LinkPlan { worker, incarnation, stream, meeting } = plan;
-        let mut connection = Connection::new(stream, u64::from(worker.0))?;
+        let mut connection = Connection::new(stream, number)?;
         let (rendezvous, sharing) = match meeting {
             None => (None, None),
             Some(Meeting::Expected(rendezvous)) => (Some(rendezvous), None),

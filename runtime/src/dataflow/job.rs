@@ -13,7 +13,8 @@ use drizzle_shuffle::{BodyCheck, PARTITION_HASH_VERSION};
 use crate::connectors::{ConnectorError, Fingerprint};
 use crate::dataflow::stage::{Stage, StageContext, StageFactory};
 use crate::dataflow::stream::Stream;
-use crate::dataflow::{Source, source_head::SourceHead, transform::Identity};
+use crate::dataflow::{Reread, Source, source_head::SourceHead, transform::Identity};
+use crate::node::JobDurability;
 
 /// Whether records are combined on the core that read them, before they cross the shuffle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,7 @@ impl Dataflow {
             factories: Vec::new(),
             checks: Vec::new(),
             operators: Vec::new(),
+            rereads: Vec::new(),
             fingerprint: Fingerprint::new(name),
         };
         Dataflow { builder: Rc::new(RefCell::new(builder)) }
@@ -61,6 +63,7 @@ impl Dataflow {
     pub fn source<S: Source>(&self, name: &str, source: S) -> Stream<SourceHead<S>, Identity> {
         let mut builder = self.builder.borrow_mut();
         builder.operator("source", name, source.fingerprint());
+        builder.rereads.push((name.to_owned(), source.reread()));
         let stage = builder.stage(
             name,
             StageKind::Source(source.pacing()),
@@ -95,12 +98,37 @@ pub struct Job {
     plan: Arc<Plan>,
     factories: Vec<Arc<dyn StageFactory>>,
     checks: Vec<EdgeChecks>,
+    /// Each source by name, and where it can be read again.
+    rereads: Vec<(String, Reread)>,
 }
 
 impl Job {
     /// What the scheduler needs to know of it.
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
+    }
+
+    /// Which losses the job survives, in one line.
+    pub fn survives(&self, durability: &JobDurability) -> String {
+        let JobDurability::Folder { path, .. } = durability else {
+            return "survives no loss: a worker or driver that is lost ends it".to_owned();
+        };
+        let sources = |reread: Reread| {
+            let names = self.rereads.iter().filter(|(_, of)| *of == reread).map(|(name, _)| name);
+            names.map(|name| format!("{name:?}")).collect::<Vec<String>>().join(", ")
+        };
+        let (files, lost) = (sources(Reread::WhereTheFileIs), sources(Reread::Nowhere));
+        let mut line = format!(
+            "survives the loss of workers, of the driver, and of all of them, as long as {} is there",
+            path.display()
+        );
+        if !files.is_empty() {
+            line += &format!("; hosts that take over need the file of {files}");
+        }
+        if !lost.is_empty() {
+            line += &format!("; what {lost} gave a lost worker is lost with it");
+        }
+        line
     }
 
     pub(crate) fn open_stage(
@@ -143,6 +171,7 @@ pub(super) struct Builder {
     factories: Vec<Option<Arc<dyn StageFactory>>>,
     checks: Vec<EdgeChecks>,
     operators: Vec<String>,
+    rereads: Vec<(String, Reread)>,
     fingerprint: Fingerprint,
 }
 
@@ -201,6 +230,7 @@ impl Builder {
             edges: self.edges,
             fingerprint: fingerprint.finish(),
         };
-        Ok(Job { plan: Arc::new(plan), factories, checks: self.checks })
+        let (checks, rereads) = (self.checks, self.rereads);
+        Ok(Job { plan: Arc::new(plan), factories, checks, rereads })
     }
 }

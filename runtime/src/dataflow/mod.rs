@@ -38,7 +38,7 @@ pub use aggregate::{Aggregate, Combining, Count};
 pub use job::{Combine, Dataflow, DataflowOptions, Job, JobError};
 pub use row::{Owned, Row, Stamp};
 pub use sink::{Beginning, Sink, SinkContext, SinkWriter};
-pub use source::{Choice, EventTimes, InputCounters, Limit, Source, SourceReader};
+pub use source::{Choice, EventTimes, InputCounters, Limit, Reread, Source, SourceReader};
 pub use source_head::SourceHead;
 pub use stage::{Head, TaskError};
 pub use state::{Origin, Piece, StateError};

@@ -26,8 +26,21 @@ pub trait Source: Clone + Send + Sync + 'static {
     fn fingerprint(&self) -> u64;
     /// How far event times may run backwards without being late, in milliseconds.
     fn out_of_orderness_ms(&self) -> u64;
+    /// Where a range that was read can be read again.
+    fn reread(&self) -> Reread;
     /// Opens it on one core.
     fn open(&self) -> Result<Self::Reader, ConnectorError>;
+}
+
+/// Where a range that was read can be read again: what the loss of a worker costs depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reread {
+    /// On any worker: the same bytes are made or found there.
+    Anywhere,
+    /// On hosts that have the same file under the same path.
+    WhereTheFileIs,
+    /// Nowhere: what a lost worker took and had not processed is gone.
+    Nowhere,
 }
 
 /// A source as one core reads it.

@@ -83,7 +83,7 @@ async fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         return write_plain(path, bytes);
     };
     let written = write_parts(&file, bytes).await;
-    let closed = file.close().await.map_err(of_glommio);
+    let closed = file.close().await.map_err(|error| of_glommio(&error));
     written.and(closed)
 }
 
@@ -96,18 +96,18 @@ async fn write_parts(file: &DmaFile, bytes: &[u8]) -> io::Result<()> {
         target[..part.len()].copy_from_slice(part);
         target[part.len()..].fill(0);
         let length = target.len();
-        let count = file.write_at(buffer, offset).await.map_err(of_glommio)?;
+        let count = file.write_at(buffer, offset).await.map_err(|error| of_glommio(&error))?;
         if count != length {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "not all of it was written"));
         }
         offset += length as u64;
     }
     // What filled the last block is not part of the file.
-    file.truncate(bytes.len() as u64).await.map_err(of_glommio)?;
-    file.fdatasync().await.map_err(of_glommio)
+    file.truncate(bytes.len() as u64).await.map_err(|error| of_glommio(&error))?;
+    file.fdatasync().await.map_err(|error| of_glommio(&error))
 }
 
-fn of_glommio<T>(error: GlommioError<T>) -> io::Error {
+fn of_glommio(error: &GlommioError<()>) -> io::Error {
     io::Error::other(error.to_string())
 }
 

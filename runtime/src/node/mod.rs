@@ -12,6 +12,7 @@ mod local;
 mod member;
 mod memory;
 mod results;
+mod savepoint;
 mod signals;
 mod worker;
 

@@ -110,6 +110,11 @@ impl Connection {
         })
     }
 
+    /// Its number.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// The number of the connection that an operation belongs to.
     pub fn number_of(token: Token) -> u64 {
         token / 2

@@ -62,6 +62,7 @@ const ANSWER: u8 = 72;
 const STATUS: u8 = 1;
 const SCALE: u8 = 2;
 const DRAIN: u8 = 3;
+const SAVEPOINT: u8 = 4;
 
 /// The least bytes of an argument, a peer and a counter: what their number is checked against.
 const ARGUMENT_LEN: usize = 4;
@@ -165,7 +166,7 @@ fn write_to_driver(writer: &mut Writer<'_>, message: &ToDriver) {
         }
         ToDriver::Ask(request) => {
             writer.u8(ASK);
-            write_request(writer, *request);
+            write_request(writer, request);
         }
     }
 }
@@ -229,16 +230,20 @@ fn read_returning(reader: &mut Reader<'_>) -> Result<Returning, DecodeError> {
     })
 }
 
-fn write_request(writer: &mut Writer<'_>, request: Request) {
+fn write_request(writer: &mut Writer<'_>, request: &Request) {
     match request {
         Request::Status => writer.u8(STATUS),
         Request::Scale { workers } => {
             writer.u8(SCALE);
-            writer.u32(workers);
+            writer.u32(*workers);
         }
         Request::Drain { worker } => {
             writer.u8(DRAIN);
             writer.u32(worker.0);
+        }
+        Request::Savepoint { to } => {
+            writer.u8(SAVEPOINT);
+            writer.text(to);
         }
     }
 }
@@ -248,6 +253,7 @@ fn read_request(reader: &mut Reader<'_>) -> Result<Request, DecodeError> {
     Ok(match reader.u8(what)? {
         STATUS => Request::Status,
         SCALE => Request::Scale { workers: reader.u32("a number of workers")? },
+        SAVEPOINT => Request::Savepoint { to: reader.text("a savepoint's folder", MAX_TEXT)? },
         DRAIN => Request::Drain { worker: WorkerId(reader.u32("a worker's number")?) },
         found => return Err(DecodeError::UnknownTag { what, found }),
     })

@@ -89,7 +89,7 @@ pub struct Returning {
 }
 
 /// What somebody who operates a cluster wants of its driver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// To know how the job and its workers are, as JSON.
     Status,
@@ -102,6 +102,11 @@ pub enum Request {
     Drain {
         /// The worker.
         worker: WorkerId,
+    },
+    /// A savepoint of the newest checkpoint.
+    Savepoint {
+        /// The folder that is to hold it, as the driver's host knows it.
+        to: String,
     },
 }
 

@@ -139,6 +139,7 @@ impl Case {
                 ahead: AHEAD,
                 durability: JobDurability::None,
                 resume: false,
+                savepoint: None,
                 arguments: Vec::new(),
             },
             worker: WorkerConfig {

@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use drizzle::connectors::ConnectorError;
 use drizzle::dataflow::{
-    Aggregate, Choice, Combining, EventTimes, InputCounters, Limit, Owned, Sink, SinkContext,
-    SinkWriter, Source, SourceReader, Stamp, WindowResult,
+    Aggregate, Choice, Combining, EventTimes, InputCounters, Limit, Owned, Reread, Sink,
+    SinkContext, SinkWriter, Source, SourceReader, Stamp, WindowResult,
 };
 use drizzle::scheduler::plan::Pacing;
 use drizzle::scheduler::{BatchId, Instant, PartitionId};
@@ -75,6 +75,10 @@ impl Source for Readings {
     fn pacing(&self) -> Pacing {
         self.pacing
     }
+    fn reread(&self) -> Reread {
+        Reread::Anywhere
+    }
+
     fn fingerprint(&self) -> u64 {
         self.length
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use drizzle::connectors::ConnectorError;
 use drizzle::dataflow::{
     Aggregate, Choice, Combine, Combining, Dataflow, DataflowOptions, EventTimes, InputCounters,
-    Job, Limit, Owned, Source, SourceReader, Stamp, Tumbling, WindowResult,
+    Job, Limit, Owned, Reread, Source, SourceReader, Stamp, Tumbling, WindowResult,
 };
 use drizzle::host::{Cpus, Polling};
 use drizzle::io::{self, HostKind, IoKind};
@@ -51,6 +51,10 @@ impl Source for Numbers {
     fn pacing(&self) -> Pacing {
         Pacing::Unpaced
     }
+    fn reread(&self) -> Reread {
+        Reread::Anywhere
+    }
+
     fn fingerprint(&self) -> u64 {
         self.length
     }
@@ -256,6 +260,7 @@ impl Case {
                 ahead: 32,
                 durability: JobDurability::None,
                 resume: false,
+                savepoint: None,
                 arguments: Vec::new(),
             },
             worker: WorkerConfig {

@@ -5,6 +5,7 @@
 mod status;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -19,6 +20,7 @@ use drizzle::scheduler::WorkerId;
 ///   drizzle status                     what the job and its workers do
 ///   drizzle scale --workers 4          more workers, or fewer
 ///   drizzle drain 2                    let worker 2 leave when nothing depends on it
+///   drizzle savepoint before-upgrade   keep the newest checkpoint, to start another job from it
 #[derive(Debug, Parser)]
 #[command(name = "drizzle", version, verbatim_doc_comment)]
 struct Arguments {
@@ -44,6 +46,12 @@ enum Command {
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
         workers: u32,
     },
+    /// Keep the newest checkpoint in a folder of its own, which the driver's host knows by that path. A job starts
+    /// from it with --from-savepoint; the states are matched by the names of operators.
+    Savepoint {
+        /// A folder that holds no savepoint yet.
+        to: PathBuf,
+    },
     /// Let a worker leave as soon as nothing depends on it.
     Drain {
         /// Its number, as `drizzle status` tells it.
@@ -63,19 +71,24 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let ask = |request| -> Result<String> { Ok(ask_driver(arguments.driver, request)?) };
-    match arguments.command {
+    match &arguments.command {
         Command::Status { json } => {
             let text = ask(Request::Status)?;
-            if json {
+            if *json {
                 println!("{text}");
                 return Ok(());
             }
             let status = serde_json::from_str(&text).context("the driver's answer is no JSON")?;
             print!("{}", status::table(&status));
         }
-        Command::Scale { workers } => println!("{}", ask(Request::Scale { workers })?),
+        Command::Scale { workers } => println!("{}", ask(Request::Scale { workers: *workers })?),
+        Command::Savepoint { to } => {
+            let to = std::path::absolute(to).context("cannot make the path absolute")?;
+            let to = to.to_str().context("the path is no text")?.to_owned();
+            println!("{}", ask(Request::Savepoint { to })?);
+        }
         Command::Drain { worker } => {
-            println!("{}", ask(Request::Drain { worker: WorkerId(worker) })?);
+            println!("{}", ask(Request::Drain { worker: WorkerId(*worker) })?);
         }
     }
     Ok(())

@@ -32,7 +32,8 @@ mod tests {
 
     #[test]
     fn numbers_come_first_and_then_a_line_for_each_worker() {
-        let status = json!({ "job": "ysb", "durable_batch": 7, "workers": [{ "worker": 1, "cores": 2 }] });
+        let status =
+            json!({ "job": "ysb", "durable_batch": 7, "workers": [{ "worker": 1, "cores": 2 }] });
         let text = table(&status);
         assert!(text.contains("job                 ysb\n"), "{text}");
         assert!(text.ends_with("workers:\n    cores 2, worker 1\n"), "{text}");

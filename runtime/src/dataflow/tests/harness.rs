@@ -21,8 +21,8 @@ use crate::core::CoreClock;
 use crate::dataflow::stage::{Intake, IntakeState, Output, Stage, StageContext, TaskError};
 use crate::dataflow::{
     Aggregate, Choice, Combine, Combining, Dataflow, DataflowOptions, EventTimes, InputCounters,
-    Job, Limit, Owned, Sink, SinkContext, SinkWriter, Source, SourceReader, Stamp, Tumbling,
-    WindowResult,
+    Job, Limit, Owned, Reread, Sink, SinkContext, SinkWriter, Source, SourceReader, Stamp,
+    Tumbling, WindowResult,
 };
 
 pub(crate) const SOURCE: StageId = StageId(0);
@@ -98,6 +98,10 @@ impl Source for Items {
     fn pacing(&self) -> Pacing {
         Pacing::Unpaced
     }
+    fn reread(&self) -> Reread {
+        Reread::Anywhere
+    }
+
     fn fingerprint(&self) -> u64 {
         self.fingerprint
     }

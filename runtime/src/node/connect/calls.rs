@@ -108,9 +108,7 @@ impl Calls {
             {
                 call.step = Step::UnderWay;
                 self.under_way += 1;
-                let (own, peer) = (self.own, call.peer.clone());
-                let (give, waker) = (self.give.clone(), self.waker.clone());
-                begin(own, peer, give, waker);
+                begin(self.own, call.peer.clone(), &self.give, &self.waker);
             }
         }
         links
@@ -134,7 +132,7 @@ impl Calls {
 }
 
 /// Calls on a thread of its own.
-fn begin(own: Life, peer: Peer, give: Sender<Answer>, waker: Waker) {
+fn begin(own: Life, peer: Peer, give: &Sender<Answer>, waker: &Waker) {
     let answer = {
         let (give, waker, life) = (give.clone(), waker.clone(), peer.life());
         move |result: Result<LinkPlan, String>, notices: Vec<String>| {

@@ -10,6 +10,7 @@ use drizzle_scheduler::{Incarnation, Life, WorkerId};
 use super::{DriverNode, Phase};
 use crate::node::NodeError;
 use crate::node::member::{Member, Stage};
+use crate::wire::control::MAX_PEERS;
 use crate::wire::{Returning, ToWorker};
 
 /// How long workers of an earlier driver may take to come back before they count as lost, and others get
@@ -27,6 +28,10 @@ impl DriverNode<'_> {
         let member = self.members.get_mut(&number).expect("it is there");
         member.cores = cores;
         member.process = process;
+        if cores == 0 {
+            let line = format!("{} offers no core: it is turned away", member.link.peer());
+            return self.turn_away(number, &line);
+        }
         member.stage = Stage::Waiting;
         self.welcome_waiting()
     }
@@ -151,9 +156,11 @@ impl DriverNode<'_> {
         member.process = process;
         member.address = Some(data_address);
         member.runtime = runtime;
-        if self.keeper.is_none() || term > self.term {
+        let is_possible = cores > 0 && life.worker.index() < MAX_PEERS;
+        if self.keeper.is_none() || term > self.term || !is_possible {
             let line = format!(
-                "{} ({}) follows a driver of {term}, which is none of this job's: it is turned away",
+                "{} ({}) says that it followed a driver of {term} of this job, which cannot be: \
+                 it is turned away",
                 life.worker,
                 member.link.peer()
             );

@@ -1,6 +1,6 @@
 //! The driver's journal: opened before anything else, and kept by a thread that may wait for a disk.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +14,9 @@ use super::{DriverConfig, DriverNode, Phase};
 use crate::clock::monotonic_now;
 use crate::dataflow::Job;
 use crate::io::Waker;
+use crate::node::savepoint::begin_from;
 use crate::node::{JobDurability, NodeError};
-use crate::storage::{AppendError, Desk, Folder, JournalRead, Storage, StorageError};
+use crate::storage::{AppendError, Desk, Folder, JournalRead, Operator, Storage, StorageError};
 
 /// A checkpoint that takes so many times as long as there is between two is abandoned,
 const ABANDON_FACTOR: u64 = 10;
@@ -62,7 +63,7 @@ impl Opening {
                 keeper: None,
             }),
             JobDurability::Folder { path, checkpoint_interval } => {
-                open_folder(path, plan, *checkpoint_interval, config.resume, waker)
+                open_folder(path, plan, *checkpoint_interval, config, waker)
             }
         }
     }
@@ -113,11 +114,19 @@ fn open_folder(
     path: &Path,
     plan: &Plan,
     checkpoint_interval: Duration,
-    resume: bool,
+    config: &DriverConfig,
     waker: Waker,
 ) -> Result<Opening, NodeError> {
-    let (folder, JournalRead { state, notices }) = read_folder(path, plan, resume)?;
-    let is_new = state.next == JournalState::EMPTY.next;
+    let (folder, read) = read_folder(path, plan, config.resume)?;
+    let JournalRead { mut state, mut notices } = read;
+    let mut is_new = state.next == JournalState::EMPTY.next;
+    if let (true, Some(savepoint)) = (is_new, &config.savepoint) {
+        let wrong = |error: StorageError| NodeError::Setup(error.to_string());
+        let batch = begin_from(savepoint, &*folder, plan).map_err(wrong)?;
+        notices.push(format!("it goes on after {batch} of the savepoint {}", savepoint.display()));
+        state = folder.read_journal().map_err(wrong)?.state;
+        is_new = false;
+    }
     let term = Term(state.term.0 + 1);
     let desk = Desk::open(folder, "journal");
     let desk = desk.map_err(NodeError::io("cannot start the thread that keeps the journal"))?;
@@ -150,6 +159,8 @@ enum Answer {
     Read(Result<JournalRead, StorageError>),
     Appended(Sequence),
     Refused(Sequence, AppendError),
+    /// A savepoint that somebody asked for, by the number of their connection.
+    Saved(u64, Result<String, String>),
 }
 
 /// Has the journal read and written elsewhere.
@@ -204,6 +215,15 @@ impl Keeper {
         });
     }
 
+    /// Makes a savepoint, for whoever asked by that connection.
+    pub(super) fn save(&self, number: u64, to: PathBuf, operators: Vec<Operator>) {
+        self.ask(Sequence(0), move |storage| {
+            let shown = to.display().to_string();
+            let saved = storage.save(&to, &operators).map_err(|error| error.to_string());
+            Answer::Saved(number, saved.map(|batch| format!("{shown} holds {batch}")))
+        });
+    }
+
     /// One sentence about the driver that has taken over.
     pub(super) fn farewell(&self) -> String {
         let of_term = self.successor.map_or_else(String::new, |term| format!(" (of {term})"));
@@ -218,11 +238,8 @@ impl DriverNode<'_> {
             let Some(keeper) = &mut self.keeper else { return Ok(()) };
             let Ok(answer) = keeper.answers.try_recv() else { return Ok(()) };
             match answer {
-                Answer::Read(Ok(JournalRead { state, notices })) => {
-                    if !self.watch.journal_was_read {
-                        self.watch.journal_was_read = true;
-                        notices.iter().for_each(|line| self.observer.notice(line));
-                    }
+                // What there is to say of it was said when it was opened.
+                Answer::Read(Ok(JournalRead { state, notices: _ })) => {
                     if state.term >= self.term {
                         // Another one has begun between our first look and now.
                         keeper.successor = Some(state.term);
@@ -240,6 +257,7 @@ impl DriverNode<'_> {
                     self.tell(DriverEvent::Appended { sequence });
                 }
                 Answer::Refused(sequence, error) => self.refused(sequence, &error),
+                Answer::Saved(number, answer) => self.answer(number, answer),
             }
         }
     }

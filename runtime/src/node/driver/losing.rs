@@ -1,7 +1,7 @@
 //! How workers are lost: by a closed connection, by their silence, or because others cannot reach
 //! them. Without a journal that is the end of the job; with one it is an event for the state machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use drizzle_scheduler::driver::DriverEvent;
 use drizzle_scheduler::{Life, WorkerId};
@@ -35,16 +35,17 @@ impl Complaints {
         self.due_ns.get_or_insert(monotonic_now() + JUDGE_AFTER_NS);
     }
 
-    /// The life that most of them are about, on either side; of two it is the one complained of, and
-    /// why.
-    fn worst(&self) -> Option<(Life, String)> {
+    /// The life that most of them are about, on either side, and why. Of two it is the one that has no
+    /// tasks yet, or else the one complained of.
+    fn worst(&self, has_tasks: impl Fn(Life) -> bool) -> Option<(Life, String)> {
         let mut about: BTreeMap<Life, (usize, usize)> = BTreeMap::new();
         for (from, of) in self.pairs.keys() {
             about.entry(*from).or_default().0 += 1;
             let of = about.entry(*of).or_default();
             *of = (of.0 + 1, of.1 + 1);
         }
-        let (&worst, _) = about.iter().max_by_key(|(_, count)| **count)?;
+        let (&worst, _) =
+            about.iter().max_by_key(|(life, (all, of))| (*all, !has_tasks(**life), *of))?;
         let (pair, reason) =
             self.pairs.iter().find(|((from, of), _)| [from, of].contains(&&worst))?;
         let (from, of) = pair;
@@ -83,7 +84,9 @@ impl DriverNode<'_> {
         let lives: Vec<Life> = introduced.map(Member::life).collect();
         let pairs = &mut self.complaints.pairs;
         pairs.retain(|(from, of), _| lives.contains(from) && lives.contains(of));
-        while let Some((life, reason)) = self.complaints.worst() {
+        let at_work = self.members.values().filter(|member| member.stage == Stage::Ready);
+        let at_work: BTreeSet<Life> = at_work.map(Member::life).collect();
+        while let Some((life, reason)) = self.complaints.worst(|life| at_work.contains(&life)) {
             self.complaints.pairs.retain(|(from, of), _| *from != life && *of != life);
             if let Some(number) = self.connection_of(life) {
                 self.part_with(number, &reason)?;
@@ -216,7 +219,7 @@ mod tests {
         for &(from, of) in pairs {
             complaints.add(life(from), life(of), "reset".to_owned());
         }
-        complaints.worst().map(|(worst, _)| worst)
+        complaints.worst(|life| life.worker.0 < 8).map(|(worst, _)| worst)
     }
 
     #[test]
@@ -224,6 +227,12 @@ mod tests {
         assert_eq!(worst(&[(1, 2)]), Some(life(2)));
         assert_eq!(worst(&[(2, 1)]), Some(life(1)));
         assert_eq!(worst(&[]), None);
+    }
+
+    #[test]
+    fn a_newcomer_does_not_cost_one_that_has_tasks() {
+        assert_eq!(worst(&[(8, 1)]), Some(life(8)));
+        assert_eq!(worst(&[(1, 8)]), Some(life(8)));
     }
 
     #[test]

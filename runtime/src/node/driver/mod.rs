@@ -14,6 +14,7 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +59,8 @@ pub struct DriverConfig {
     pub durability: JobDurability,
     /// Whether to go on with an earlier run that its folder holds; without, such a folder is refused.
     pub resume: bool,
+    /// A savepoint to start from, where its folder holds no run yet.
+    pub savepoint: Option<PathBuf>,
     /// The job and its flags, for workers to build it from.
     pub arguments: Vec<String>,
 }
@@ -116,6 +119,8 @@ pub(crate) struct DriverNode<'a> {
     /// Connections that were found broken when something was sent.
     broken: Vec<(u64, String)>,
     complaints: Complaints,
+    /// How many workers there should be.
+    wanted: u32,
     /// Workers that are to leave.
     draining: BTreeSet<WorkerId>,
     listener: Option<Arc<TcpListener>>,
@@ -190,6 +195,7 @@ impl<'a> DriverNode<'a> {
             ready: BTreeMap::new(),
             broken: Vec::new(),
             complaints: Complaints::default(),
+            wanted: config.workers,
             draining: BTreeSet::new(),
             listener: None,
             accepting: false,

@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 use super::{DriverNode, Phase};
 use crate::node::NodeError;
 use crate::node::member::{Member, Stage};
+use crate::node::savepoint::operators_of;
 use crate::wire::{Request, ToWorker};
 
 /// What a request comes to: an answer, or why it cannot be.
-type Answer = Result<String, String>;
+pub(super) type Answer = Result<String, String>;
 
 impl DriverNode<'_> {
     /// Answers a request, and is done with who asked.
@@ -19,7 +20,21 @@ impl DriverNode<'_> {
             Request::Status => Ok(self.status().to_string()),
             Request::Scale { workers } => self.scale(workers),
             Request::Drain { worker } => self.drain(worker),
+            Request::Savepoint { to } => match &self.keeper {
+                Some(keeper) => {
+                    // It is answered when it is there.
+                    keeper.save(number, to.into(), operators_of(self.job.plan()));
+                    return Ok(());
+                }
+                None => Err("a job without --data has no checkpoints to save".to_owned()),
+            },
         };
+        self.answer(number, answer);
+        Ok(())
+    }
+
+    /// Answers who asked, and is done with them.
+    pub(super) fn answer(&mut self, number: u64, answer: Answer) {
         let message = match answer {
             Ok(text) => ToWorker::Answer { text },
             Err(reason) => ToWorker::Refused { reason },
@@ -29,7 +44,6 @@ impl DriverNode<'_> {
             // It hangs up when it has read the answer, or is hung up on.
             member.stage = Stage::Lost;
         }
-        Ok(())
     }
 
     /// How the job and its workers are.
@@ -49,7 +63,7 @@ impl DriverNode<'_> {
                 Phase::Failed(_) => "failed",
                 Phase::Deposed => "deposed",
             },
-            "workers_wanted": self.config.workers,
+            "workers_wanted": self.wanted,
             "group_size": self.config.group_size,
             "batch_scheduled": history.last_batch.0,
             "batch_completed": self.completed(),
@@ -118,6 +132,7 @@ impl DriverNode<'_> {
         }
         let staying = self.staying();
         let (now, wanted) = (staying.len(), workers as usize);
+        self.wanted = workers;
         if self.children.can_start() {
             self.children
                 .want(wanted)
@@ -154,6 +169,7 @@ impl DriverNode<'_> {
             let wanted = self.children.wanted().saturating_sub(1);
             self.children.want(wanted).map_err(|error| error.to_string())?;
         }
+        self.wanted = staying.len() as u32 - 1;
         self.begin_drain(worker);
         Ok(format!("{worker} will leave when others have its partitions"))
     }

@@ -28,8 +28,6 @@ pub(super) struct Watch {
     since_ns: u64,
     /// When the journal had this driver's first entry; 0 before.
     pub(super) opened_ns: u64,
-    /// What it says about damage has been said.
-    pub(super) journal_was_read: bool,
 }
 
 impl Watch {
@@ -41,7 +39,6 @@ impl Watch {
             completed: 0,
             since_ns: now_ns,
             opened_ns: 0,
-            journal_was_read: false,
         }
     }
 }

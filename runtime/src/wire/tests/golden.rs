@@ -262,6 +262,13 @@ fn returning_and_asking_have_these_bytes() {
         0c030900 0000
     "#]],
     );
+    driver(
+        ToDriver::Ask(Request::Savepoint { to: "here".into() }),
+        &expect![[r#"
+        44525a4c 0700 0100 0a000000 00000000 3d4eab7a 00000000
+        0c040400 00006865 7265
+    "#]],
+    );
     worker(
         ToWorker::Answer { text: "two".into() },
         &expect![[r#"

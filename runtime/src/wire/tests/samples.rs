@@ -72,6 +72,7 @@ pub(super) fn request() -> impl Strategy<Value = Request> {
         Just(Request::Status),
         any::<u32>().prop_map(|workers| Request::Scale { workers }),
         worker().prop_map(|worker| Request::Drain { worker }),
+        "[a-z/]{0,20}".prop_map(|to| Request::Savepoint { to }),
     ]
 }
 

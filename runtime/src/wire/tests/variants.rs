@@ -39,7 +39,7 @@ variants!(ToDriver: Hello, Joined, CannotJoin, Ready, Report, Heartbeat, Results
     Finished, Return, Ask);
 variants!(ToWorker: Welcome, Refused, Peers, Order, HeartbeatAnswer, Finish, Abort, Back,
     Answer);
-variants!(Request: Status, Scale, Drain);
+variants!(Request: Status, Scale, Drain, Savepoint);
 variants!(DataHead: Hello, Met, Blocks, Mapped, Released, Retired, Completed, Ranges,
     State);
 variants!(Order: Decision, Release, Recorded, Welcome, TakeOver, Leave, Speculate);

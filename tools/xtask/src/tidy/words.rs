@@ -53,7 +53,7 @@ const BANS: &[Ban] = &[
     Ban {
         words: &["async", ".await"],
         within: &[],
-        allowed: &["runtime/src/host/glommio.rs"],
+        allowed: &["runtime/src/host/glommio.rs", "runtime/src/host/direct.rs"],
         tests: Tests::Banned,
         advice: "nothing suspends in the middle; async stays behind the glommio host",
     },
