@@ -5,8 +5,25 @@ use std::collections::BTreeMap;
 use super::{Core, CoreOutput, Phase, boundary};
 use crate::wire::CoreCosts;
 
+/// Whether the control loop has asked for the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    Unasked,
+    Wanted,
+}
+
 impl Core {
-    pub(super) fn finish(&mut self) {
+    /// Ends where that is wanted, once every state that was asked for is there: a partition that was
+    /// restored may have staged what its owner before did not live to show.
+    pub(super) fn finish_if_wanted(&mut self) {
+        let is_loading = self.keeping.as_ref().is_some_and(|keeping| !keeping.loading.is_empty());
+        if self.ending == Ending::Wanted && !is_loading {
+            self.ending = Ending::Unasked;
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
         if let Err(reason) = self.close() {
             self.fail(reason);
             return;

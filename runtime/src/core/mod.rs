@@ -39,6 +39,7 @@ use crate::wire::CoreCosts;
 
 pub use boundary::abort_on_panic_outside_tasks;
 pub use clock::{ClockOffset, CoreClock};
+use ending::Ending;
 use inputs::Inputs;
 use keeping::Keeping;
 use laps::{Doing, Laps};
@@ -186,6 +187,7 @@ pub struct Core {
     /// The last step found nothing.
     was_idle: bool,
     phase: Phase,
+    ending: Ending,
     /// What is kept for others and for later, where something outlives the process.
     keeping: Option<Keeping>,
     // Scratch, kept for its capacity.
@@ -271,6 +273,7 @@ impl Core {
             laps: Laps::new(),
             was_idle: false,
             phase: Phase::Running,
+            ending: Ending::Unasked,
             keeping,
             actions: Vec::new(),
             completions: Vec::new(),
@@ -287,7 +290,7 @@ impl Core {
                 CoreCommand::Order(order) => self.order(order),
                 CoreCommand::Link(plan) => self.link(*plan),
                 CoreCommand::Explain => self.explain(),
-                CoreCommand::Finish => self.finish(),
+                CoreCommand::Finish => self.ending = Ending::Wanted,
                 CoreCommand::Abort => self.phase = Phase::Done,
             }
         }
@@ -560,6 +563,7 @@ impl CoreLoop for Core {
         busy |= self.read_mail();
         busy |= self.poll_io();
         busy |= self.read_storage();
+        self.finish_if_wanted();
         busy |= self.run_one();
         // What a step queues last would otherwise wait for somebody to wake the core.
         busy |= self.links.has_queued();

@@ -156,6 +156,7 @@ impl DriverNode<'_> {
     fn lose(&mut self, number: u64, reason: &str) {
         let Some(member) = self.members.get_mut(&number) else { return };
         let was_at_work = member.stage == Stage::Ready;
+        let was_finishing = member.stage == Stage::Finishing;
         member.stage = Stage::Lost;
         member.last_heard_ns = monotonic_now();
         let (Life { worker, incarnation }, reason) = (member.life(), reason.to_owned());
@@ -170,6 +171,13 @@ impl DriverNode<'_> {
         if was_at_work {
             self.tell(DriverEvent::WorkerLost { worker, incarnation, reason });
             self.peers_changed();
+        } else if was_finishing && self.phase == Phase::Finishing {
+            // The last checkpoint has all of it, but nobody else will show what it had staged.
+            self.phase = Phase::Failed(format!(
+                "{line}, while it completed its output: start the driver once more with --resume, \
+                 which completes it"
+            ));
+            return;
         }
         self.check_finished();
     }
