@@ -196,7 +196,8 @@ impl Chaos {
     /// Does something to the network between a worker and its driver.
     fn cut(&mut self, victim: usize, kind: Kind, fault: &Fault, until_ns: u64) -> String {
         let Some(proxy) = self.cluster.proxy(victim) else { return String::new() };
-        let way = if fault.detail % 2 == 0 { Direction::ToDriver } else { Direction::ToWorker };
+        let way =
+            if fault.detail.is_multiple_of(2) { Direction::ToDriver } else { Direction::ToWorker };
         let delay = Duration::from_millis(1 + fault.detail % 200);
         let length_ms = fault.length_ms;
         let line = match kind {
@@ -304,7 +305,10 @@ fn print_and_write(
     let total: u64 = counts.values().sum();
     let kinds: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
     println!("faults       {total}: {}", kinds.join(", "));
-    println!("recoveries   {}, lost workers {}", report["recoveries"], report["lost_workers"]);
+    println!(
+        "recoveries   {}, lost workers {}, as the last driver counted",
+        report["recoveries"], report["lost_workers"]
+    );
     println!(
         "windows      {}, latency median {:.1} ms, worst {worst:.1} ms",
         latencies.len(),

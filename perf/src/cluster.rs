@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use drizzle::clock::monotonic_now;
+use drizzle::connectors::UpsertLog;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -200,6 +201,17 @@ impl Cluster {
             Some(Event { at_ns, change, fields })
         };
         events.filter_map(event).collect()
+    }
+
+    /// When the first results of the last window were there: about its end.
+    pub(crate) fn last_window(&self) -> Result<u64> {
+        let rows = UpsertLog::new(self.folder.join("results")).read()?;
+        let last =
+            rows.iter().max_by_key(|(key, _)| key.first_chunk().map(|b| u64::from_le_bytes(*b)));
+        let (key, _) = last.context("no window has ended yet")?;
+        let of_last =
+            rows.iter().filter(|(other, _)| other.first_chunk::<8>() == key.first_chunk());
+        of_last.map(|(_, upserted)| upserted.at.0).min().context("a window has rows")
     }
 
     /// Waits until something stands in the timeline `count` times after `after_ns`; the last of these.

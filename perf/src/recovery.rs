@@ -47,6 +47,8 @@ enum Scenario {
     Kill50,
     /// A worker is killed right before a checkpoint
     Kill95,
+    /// A worker is killed right before a window ends, which then has to wait for all of the recovery
+    KillAtEnd,
     /// A worker is stopped: it says nothing, and closes nothing
     Silent,
     /// The driver is killed, and another one started after two seconds
@@ -56,11 +58,12 @@ enum Scenario {
 }
 
 impl Scenario {
-    const ALL: [Scenario; 7] = [
+    const ALL: [Scenario; 8] = [
         Scenario::Undisturbed,
         Scenario::Kill0,
         Scenario::Kill50,
         Scenario::Kill95,
+        Scenario::KillAtEnd,
         Scenario::Silent,
         Scenario::Driver,
         Scenario::Rescale,
@@ -72,6 +75,7 @@ impl Scenario {
             Scenario::Kill0 => "kill at 0 %",
             Scenario::Kill50 => "kill at 50 %",
             Scenario::Kill95 => "kill at 95 %",
+            Scenario::KillAtEnd => "kill at end",
             Scenario::Silent => "silent",
             Scenario::Driver => "driver",
             Scenario::Rescale => "2 to 4 workers",
@@ -86,6 +90,7 @@ impl Scenario {
             | Scenario::Kill0
             | Scenario::Kill50
             | Scenario::Kill95
+            | Scenario::KillAtEnd
             | Scenario::Driver
             | Scenario::Rescale => 100.0,
         }
@@ -104,6 +109,8 @@ const SECONDS: u64 = 12;
 const CHECKPOINTS: usize = 3;
 /// A driver is back after so long.
 const DRIVER_BACK_NS: u64 = 2 * SECOND_NS;
+/// So long before the end of a window, about, a worker is killed.
+const BEFORE_END_NS: u64 = 5_000_000;
 /// A window that is no later than this is normal.
 const NORMAL_MS: f64 = 10.0;
 
@@ -224,6 +231,11 @@ fn disturb(cluster: &mut Cluster, scenario: Scenario) -> Result<u64> {
         }
         Scenario::Kill95 => {
             pause_until(at(95));
+            cluster.signal(1, Signal::KILL)?
+        }
+        Scenario::KillAtEnd => {
+            let end_ns = cluster.last_window()? + SECOND_NS;
+            pause_until(end_ns - BEFORE_END_NS);
             cluster.signal(1, Signal::KILL)?
         }
         Scenario::Silent => {

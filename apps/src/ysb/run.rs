@@ -162,9 +162,8 @@ fn run_as_driver(
         let written = outputs().map(|output| output.path().to_owned());
         report::prepare(path, inputs.chain(written))?;
     }
-    // One that is refused has touched nothing of what an earlier run wrote.
+    // One that is refused touches nothing of an earlier run; one that goes on finds what it has written.
     node::check_folder(&config, &job)?;
-    // A job that goes on finds there what it has written.
     if !flags.resume && flags.from_savepoint.is_none() {
         for output in outputs() {
             output.prepare().map_err(anyhow::Error::from)?;

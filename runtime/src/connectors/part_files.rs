@@ -92,13 +92,23 @@ impl Output {
     }
 
     /// Makes one file of the parts, in the order of partitions, and removes them. Does nothing
-    /// where part files are what was asked for.
+    /// where part files are what was asked for, or where they were merged before.
     pub fn merge(&self) -> Result<(), ConnectorError> {
         if !self.is_one_file() {
             return Ok(());
         }
         let merging = self.merging();
-        let parts = self.find_parts()?;
+        let parts = match self.parts.exists() {
+            true => self.find_parts()?,
+            false => Vec::new(),
+        };
+        // A job that goes on after its end has no parts: what it has written is there.
+        if parts.is_empty() && self.path.exists() {
+            // It stays where somebody else keeps files in it.
+            let _ = fs::remove_dir(&self.parts);
+            return Ok(());
+        }
+        fs::create_dir_all(&self.parts).map_err(error("create folder", &self.parts))?;
         let mut whole = File::create(&merging).map_err(error("create", &merging))?;
         for (_, part) in &parts {
             let mut part_file = File::open(part).map_err(error("open", part))?;

@@ -278,6 +278,10 @@ fn a_path_with_jsonl_gives_one_file_in_the_order_of_partitions() {
     output.merge().unwrap();
     assert_eq!(fs::read_to_string(output.path()).unwrap(), "1\n2\n3\n");
     assert_eq!(names(&folder.0.join("sub")), ["out.jsonl"]);
+    // A job that goes on after its end does it once more.
+    output.merge().unwrap();
+    assert_eq!(fs::read_to_string(output.path()).unwrap(), "1\n2\n3\n");
+    assert_eq!(names(&folder.0.join("sub")), ["out.jsonl"]);
 }
 
 #[test]
