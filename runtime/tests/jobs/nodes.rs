@@ -67,7 +67,12 @@ struct Driver {
 
 impl Driver {
     fn start(folder: &Path, resume: bool) -> Driver {
-        let case = Case::new(1, 1, 10);
+        Driver::start_for(1, folder, resume)
+    }
+
+    /// One that begins with so many workers.
+    fn start_for(workers: u32, folder: &Path, resume: bool) -> Driver {
+        let case = Case::new(workers, 1, 10);
         let config = DriverConfig {
             durability: JobDurability::Folder {
                 path: folder.to_owned(),
@@ -272,6 +277,22 @@ fn workers_that_do_not_come_back_are_not_waited_for() {
     let driver = Driver::start(&folder.0, true);
     let mut other = Worker::join(&driver);
     assert_eq!(other.life.worker, WorkerId(0), "numbers do not grow with every driver");
+    other.wait_for(is_group);
+    other.fail();
+    driver.end();
+}
+
+#[test]
+fn a_job_that_goes_on_does_not_wait_for_ever_for_as_many_as_it_began_with() {
+    let folder = TestFolder::new("fewer");
+    let driver = Driver::start(&folder.0, false);
+    let mut worker = Worker::join(&driver);
+    worker.wait_for(is_group);
+    worker.fail();
+    driver.end();
+
+    let driver = Driver::start_for(2, &folder.0, true);
+    let mut other = Worker::join(&driver);
     other.wait_for(is_group);
     other.fail();
     driver.end();

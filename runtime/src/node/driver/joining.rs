@@ -8,11 +8,15 @@ use drizzle_scheduler::message::{DriverMessage, Order};
 use drizzle_scheduler::{Incarnation, Life, WorkerId};
 
 use super::{DriverNode, Phase};
+use crate::clock::monotonic_now;
 use crate::node::NodeError;
 use crate::node::member::{Member, Stage};
 use crate::wire::control::MAX_PEERS;
 use crate::wire::{Returning, ToWorker};
 
+/// A job that goes on waits so long for as many workers as it once began with. Then those that are there
+/// will do: some may have left since.
+const GATHERING_NS: u64 = 3_000_000_000;
 /// How long workers of an earlier driver may take to come back before they count as lost, and others get
 /// their numbers.
 const RETURN_NS: u64 = 1_000_000_000;
@@ -94,19 +98,26 @@ impl DriverNode<'_> {
         }
         self.members.get_mut(&number).expect("it is there").stage = Stage::Joined;
         match self.phase {
-            Phase::Gathering => {
-                let here = self.members.values().filter(|member| member.is_introduced());
-                if here.count() >= self.config.workers as usize {
-                    self.phase = Phase::Running;
-                    self.introduce_peers();
-                }
-            }
+            Phase::Gathering => self.check_gathered(monotonic_now()),
             Phase::Running => self.introduce_peers(),
             Phase::Finishing | Phase::Failed(_) | Phase::Deposed | Phase::Done => {
                 self.tell_to_finish(number);
             }
         }
         Ok(())
+    }
+
+    /// Begins when enough workers are there.
+    pub(super) fn check_gathered(&mut self, now_ns: u64) {
+        let here = self.introduced_numbers().len();
+        let all_are_here = here >= self.config.workers as usize;
+        let opened_ns = self.watch.opened_ns;
+        let is_late = opened_ns > 0 && now_ns > opened_ns + GATHERING_NS;
+        let some_will_do = self.report.resumed && is_late && here > 0;
+        if self.phase == Phase::Gathering && (all_are_here || some_will_do) {
+            self.phase = Phase::Running;
+            self.introduce_peers();
+        }
     }
 
     /// Whether a worker has the job's plan. One that has not is sent away.

@@ -62,6 +62,7 @@ impl DriverNode<'_> {
         }
         self.check_silence(now_ns, was_away)?;
         self.check_expected(now_ns)?;
+        self.check_gathered(now_ns);
         self.check_children(now_ns)?;
         self.check_stall(now_ns);
         self.check_pauses();
