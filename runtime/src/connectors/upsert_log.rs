@@ -14,7 +14,7 @@
 //! | 25.. | of rows: each its key's length (u16), its key, its value's length (u16) and its value | |
 //!
 //! A *beginning* says that the partition starts there with the batch after that one: rows of later batches
-//! that stand under beginnings of lower epochs are void ([`Beginning`]). That is how the store refuses
+//! that stand under beginnings before it are void ([`Beginning`]). That is how the store refuses
 //! writers which were lost: it is decided when it is read ([`UpsertLog::read`]), so that a process that was
 //! stopped and does not know it may write what it likes.
 
@@ -161,25 +161,31 @@ fn text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(usize::from(u16::from_le_bytes(*len)))
 }
 
-/// Adds what counts of a partition's rows: of each key the last value, and when it was first there.
+/// Adds what counts of a partition's rows: of each key the value that was written last, by the owner who
+/// began last, and when that value was first there, whoever wrote it.
 fn merge(mut spans: Vec<Span>, rows: &mut BTreeMap<Vec<u8>, Upserted>) {
     spans.sort_by_key(|span| span.beginning);
-    // What a span may still say when those behind it have spoken.
-    let mut limit = BatchId(u64::MAX);
-    for span in spans.iter_mut().rev() {
-        span.rows.retain(|(batch, ..)| *batch <= limit);
-        limit = span.beginning.map_or(limit, |beginning| limit.min(beginning.after));
-    }
-    let mut written: Vec<_> = spans.into_iter().flat_map(|span| span.rows).collect();
-    written.sort_by_key(|(batch, at, ..)| (*batch, *at));
-    for (batch, at, key, value) in written {
-        match rows.get_mut(&key) {
-            // Said once more: it has been there since then.
-            Some(known) if known.value == value => known.batch = batch,
-            Some(_) | None => {
-                rows.insert(key, Upserted { value, batch, at });
+    // The last beginning says up to which batch the others count. One in between that nobody ran from
+    // voids nothing: the checkpoint behind which the last one starts may hold what stands before it.
+    let last = spans.len().saturating_sub(1);
+    let limit = spans.last().and_then(|span| span.beginning).map(|beginning| beginning.after);
+    let mut first_at: BTreeMap<(Vec<u8>, Vec<u8>), Instant> = BTreeMap::new();
+    let mut written = Vec::new();
+    for (place, span) in spans.into_iter().enumerate() {
+        for (batch, at, key, value) in span.rows {
+            let first = first_at.entry((key.clone(), value.clone())).or_insert(at);
+            *first = at.min(*first);
+            if place == last || limit.is_none_or(|limit| batch <= limit) {
+                written.push((place, batch, at, key, value));
             }
         }
+    }
+    written.sort();
+    for (_, batch, at, key, value) in written {
+        let said = (key, value);
+        let at = first_at.get(&said).copied().unwrap_or(at);
+        let (key, value) = said;
+        rows.insert(key, Upserted { value, batch, at });
     }
 }
 

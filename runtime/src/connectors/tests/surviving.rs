@@ -63,6 +63,35 @@ fn what_a_lost_writer_wrote_counts_up_to_the_checkpoint_that_its_successor_start
 }
 
 #[test]
+fn a_beginning_that_nobody_ran_from_voids_nothing() {
+    let folder = Folder::new("upsert-superseded");
+    let log = UpsertLog::new(&folder.0);
+    log.prepare().unwrap();
+    let mut before = upserts(&log, 1);
+    begin(&mut before, 2, 10);
+    upsert(&mut before, 15, 1, 10);
+    // It is to start again from an older checkpoint, and then a newer one becomes durable.
+    let mut after = upserts(&log, 2);
+    begin(&mut after, 4, 5);
+    assert_eq!(held(&log), []);
+    begin(&mut after, 4, 20);
+    assert_eq!(held(&log), [row("1", "10", 15, 1500)]);
+}
+
+#[test]
+fn a_value_that_is_written_again_by_a_successor_has_been_there_since_the_first_time() {
+    let folder = Folder::new("upsert-shown");
+    let log = UpsertLog::new(&folder.0);
+    log.prepare().unwrap();
+    let mut lost = upserts(&log, 1);
+    upsert(&mut lost, 7, 1, 10);
+    let mut successor = upserts(&log, 2);
+    begin(&mut successor, 2, 5);
+    upsert(&mut successor, 9, 1, 10);
+    assert_eq!(held(&log), [row("1", "10", 9, 700)]);
+}
+
+#[test]
 fn the_same_value_once_more_has_been_there_since_the_first_time() {
     let folder = Folder::new("upsert-again");
     let log = UpsertLog::new(&folder.0);
