@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use drizzle_scheduler::checkpoint::{Manifest, Snapshot};
 use drizzle_scheduler::local::{BlockName, LocalAction, LocalEvent, Published};
-use drizzle_scheduler::message::{BlockNotice, TakenRange};
+use drizzle_scheduler::message::TakenRange;
 use drizzle_scheduler::{BatchId, CoreId, Life, PartitionId, StageId, WorkerId};
 use drizzle_shuffle::Block;
 
@@ -176,7 +176,7 @@ impl Core {
         published.clear();
         for (to, block) in &self.outgoing {
             let (notice, bytes) = (block.notice().clone(), block.body().len() as u64);
-            keeping.retained.insert(name_of(&notice), block.clone());
+            keeping.retained.insert(BlockName::of(&notice), block.clone());
             published.push(Published { to: *to, notice, bytes });
         }
         published
@@ -295,16 +295,5 @@ impl Core {
         if let Some(keeping) = &mut self.keeping {
             keeping.write_frozen(core);
         }
-    }
-}
-
-/// The name under which a block is kept.
-fn name_of(notice: &BlockNotice) -> BlockName {
-    BlockName {
-        batch: notice.batch,
-        edge: notice.edge,
-        upstream: notice.upstream[0],
-        downstream: notice.downstream[0],
-        attempt: notice.attempt,
     }
 }

@@ -171,6 +171,19 @@ pub struct BlockName {
     pub attempt: Attempt,
 }
 
+impl BlockName {
+    /// The name of the block that says this of itself.
+    pub fn of(notice: &BlockNotice) -> BlockName {
+        BlockName {
+            batch: notice.batch,
+            edge: notice.edge,
+            upstream: notice.upstream[0],
+            downstream: notice.downstream[0],
+            attempt: notice.attempt,
+        }
+    }
+}
+
 /// What the core is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LocalAction {

@@ -12,8 +12,8 @@ use crate::ids::{
 use crate::local::errands::Reason;
 use crate::local::lane::{Lane, LaneState, Replay};
 use crate::local::ranges::Origin;
-use crate::local::retention::{name_of, narrowed, reader_of, route};
-use crate::local::{CoreReport, LocalAction, LocalScheduler, Published};
+use crate::local::retention::{narrowed, reader_of, route};
+use crate::local::{BlockName, CoreReport, LocalAction, LocalScheduler, Published};
 use crate::message::{BlockNotice, Coverage, Recover, Restore, Rollback, Standing, TakenRange};
 
 /// A block that goes to another reader: who needs it, what it was, and what is said of it now.
@@ -264,7 +264,7 @@ impl LocalScheduler {
 
     pub(super) fn resend(&mut self, moved: Vec<Moved>, actions: &mut Vec<LocalAction>) {
         for (to, original, notice) in moved {
-            let block = name_of(&original);
+            let block = BlockName::of(&original);
             if to != self.core {
                 actions.push(LocalAction::Resend { block, to, notice });
                 continue;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::bugs::{Bug, Bugs};
 use crate::ids::{BatchId, CoreId, PartitionId};
-use crate::local::{BlockName, Published, Retention};
+use crate::local::{Published, Retention};
 use crate::message::BlockNotice;
 use crate::placement::PlacementHistory;
 use crate::plan::Plan;
@@ -91,17 +91,6 @@ impl Retained {
 /// The batch that reads a block.
 pub(super) fn reader_of(plan: &Plan, notice: &BlockNotice) -> BatchId {
     BatchId(notice.batch.0 + plan.edge(notice.edge).batch_delta)
-}
-
-/// The name under which the core that wrote a block keeps it.
-pub(super) fn name_of(notice: &BlockNotice) -> BlockName {
-    BlockName {
-        batch: notice.batch,
-        edge: notice.edge,
-        upstream: notice.upstream[0],
-        downstream: notice.downstream[0],
-        attempt: notice.attempt,
-    }
 }
 
 /// Those of the partitions that read a block that `wanted` names, by the core that owns them.

@@ -166,14 +166,10 @@ impl Simulation {
         }
         let Some(it) = self.core(life, core) else { return };
         for (Published { notice, .. }, load) in blocks {
-            let name = BlockName {
-                batch: notice.batch,
-                edge: notice.edge,
-                upstream: notice.upstream[0],
-                downstream: notice.downstream[0],
-                attempt: notice.attempt,
-            };
-            it.retained.insert(name, Block { notice: notice.clone(), load: load.clone() });
+            it.retained.insert(
+                BlockName::of(notice),
+                Block { notice: notice.clone(), load: load.clone() },
+            );
         }
     }
 
