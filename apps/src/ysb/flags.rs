@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use drizzle::connectors::{Output, UpsertLog};
+use drizzle::connectors::{Output, TcpLines, UpsertLog};
 use drizzle::dataflow::Combine;
 use drizzle::host::Polling;
 use drizzle::node::{JobDurability, JobOptions, Memory};
@@ -30,6 +30,7 @@ const SEED: u64 = 20_171_028;
 /// JSON events a second for 20 s, and compares every window with a plain sequential run.
 ///
 /// Read a file instead:        ysb --events events.jsonl --ads ads.json --out counts.jsonl
+/// Or what somebody sends:     ysb --tcp 127.0.0.1:7500 --ads ads.json --out counts.jsonl
 /// Workers as processes:       ysb --workers 4 --processes
 /// A cluster, on one host:     ysb driver --listen 127.0.0.1:7400 --workers 2
 /// and two times:              ysb worker --driver 127.0.0.1:7400
@@ -86,24 +87,28 @@ pub struct JobFlags {
     /// For how long events are generated. A bare number means seconds.
     #[arg(long, default_value = "20s")]
     pub(super) duration: Span,
-    /// Length of a window [default: 1s, with --events 10s].
+    /// Length of a window [default: 1s, with --events or --tcp 10s].
     #[arg(long)]
     pub(super) window: Option<Span>,
     /// How the generator knows that no earlier event will come.
-    #[arg(long, value_enum, default_value_t = WatermarkFlag::Asserted, conflicts_with_all = ["events", "replay"])]
+    #[arg(long, value_enum, default_value_t = WatermarkFlag::Asserted, conflicts_with_all = ["events", "tcp", "replay"])]
     pub(super) watermark: WatermarkFlag,
     /// From one micro-batch to the next. A file is read as fast as possible, whatever this says.
     #[arg(long, default_value = "10ms")]
     pub(super) interval: Span,
     /// Read events from this file of JSON lines instead of generating them.
-    #[arg(long, value_name = "FILE.jsonl", requires = "ads", requires = "out")]
+    #[arg(long, value_name = "FILE.jsonl", requires = "ads", requires = "out", group = "given")]
     pub(super) events: Option<PathBuf>,
     /// Read --events for ever, as it grows: until Ctrl-C.
     #[arg(long, requires = "events")]
     pub(super) follow: bool,
+    /// Read events from a sender that listens there (`drizzle send`), one source partition for each time this is
+    /// given; it is told what it may forget.
+    #[arg(long, value_name = "HOST:PORT", requires = "ads", requires = "out", group = "given")]
+    pub(super) tcp: Vec<String>,
     /// Hold so many bytes of events in memory, over 10 windows, and read them again and again, each time
     /// 10 windows later; --rate and --duration mean nothing then.
-    #[arg(long, value_name = "SIZE", conflicts_with_all = ["events", "rate", "duration"])]
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["events", "tcp", "rate", "duration"])]
     pub(super) replay: Option<Size>,
     /// How often replayed events are read.
     #[arg(long, default_value_t = NonZeroU64::new(20).expect("20 is not 0"), value_name = "N", requires = "replay")]
@@ -115,7 +120,7 @@ pub struct JobFlags {
     #[arg(long, value_name = "FILE.json")]
     pub(super) ads: Option<PathBuf>,
     /// Where counts go: NAME.jsonl for one file, anything else for a folder of part files.
-    #[arg(long, value_name = "PATH", requires = "events")]
+    #[arg(long, value_name = "PATH", requires = "given")]
     pub(super) out: Option<PathBuf>,
     /// Keep a journal and checkpoints in this folder, which all nodes must reach: then the job survives the
     /// loss of workers and of its driver.
@@ -134,13 +139,13 @@ pub struct JobFlags {
     pub(super) from_savepoint: Option<PathBuf>,
     /// Write counts of generated events to an upsert log in this folder, instead of collecting them in the
     /// driver's memory.
-    #[arg(long, value_name = "DIR", conflicts_with = "events")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["events", "tcp"])]
     pub(super) upsert: Option<PathBuf>,
     /// How far event times may run backwards without being late.
     #[arg(long, default_value = "0s")]
     pub(super) out_of_orderness: Span,
     /// Where malformed lines go, as they came; a file or a folder as for --out.
-    #[arg(long, value_name = "PATH", requires = "events")]
+    #[arg(long, value_name = "PATH", requires = "given")]
     dead_letter: Option<PathBuf>,
     /// Let the driver release every reduce task, as a scheduler without pre-scheduling does.
     #[arg(long)]
@@ -192,6 +197,13 @@ pub enum Input {
         /// Where counts go.
         output: Output,
     },
+    /// They are sent, and counts are written.
+    Sent {
+        /// Who sends them.
+        senders: TcpLines,
+        /// Where counts go.
+        output: Output,
+    },
 }
 
 /// Partitions if nobody says how many: enough to spread evenly over a few cores.
@@ -223,11 +235,11 @@ impl JobFlags {
         ensure!(self.duration.0 > Duration::ZERO, "--duration must be longer than 0s");
         let checkpoints = self.checkpoint_interval.0;
         ensure!(checkpoints > Duration::ZERO, "--checkpoint-interval must be longer than 0s");
-        let (Some(events), Some(out)) = (&self.events, self.output()) else { return Ok(()) };
+        let Some(out) = self.output() else { return Ok(()) };
         let dead_letter = self.dead_letter();
         let overwrites = |output: &Output, other: &Path| output.would_overwrite(other);
         for output in [Some(&out), dead_letter.as_ref()].into_iter().flatten() {
-            let inputs = [Some(events), self.ads.as_ref()].into_iter().flatten();
+            let inputs = [&self.events, &self.ads].into_iter().flatten();
             for input in inputs {
                 if overwrites(output, input) {
                     bail!(
@@ -248,10 +260,14 @@ impl JobFlags {
         if let Some(size) = self.replay {
             return Ok(Input::Replayed(self.replayed(size)?));
         }
-        match (&self.events, self.output()) {
-            (None, _) => Ok(Input::Generated),
-            (Some(events), Some(output)) => Ok(Input::File { events: events.clone(), output }),
-            (Some(_), None) => bail!("--events needs --out"),
+        match (&self.events, self.tcp.is_empty(), self.output()) {
+            (None, true, _) => Ok(Input::Generated),
+            (Some(events), _, Some(output)) => Ok(Input::File { events: events.clone(), output }),
+            (None, false, Some(output)) => {
+                let senders = TcpLines::new(&self.tcp).context("--tcp")?;
+                Ok(Input::Sent { senders, output })
+            }
+            (Some(_), _, None) | (None, false, None) => bail!("--events and --tcp need --out"),
         }
     }
 
@@ -314,7 +330,7 @@ impl JobFlags {
     }
 
     pub(super) fn window(&self) -> Duration {
-        let default = if self.events.is_some() { 10 } else { 1 };
+        let default = if self.out.is_some() { 10 } else { 1 };
         self.window.map_or(Duration::from_secs(default), Duration::from)
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use drizzle::connectors::{
-    GrowingFile, JsonLines, JsonLinesSink, Lines, MappedFile, Replay, UpsertSink,
+    GrowingFile, JsonLines, JsonLinesSink, Lines, MappedFile, Output, Replay, UpsertSink,
 };
 use drizzle::dataflow::{
     Dataflow, DataflowOptions, Head, Job, Lookup, Owned, Sink, Stream, Transform, Tumbling,
@@ -46,15 +46,23 @@ pub fn job(flags: &JobFlags, outlet: &Outlet, memory: &Memory) -> Result<Job> {
             Held::Binary(records) => from_records(flags, table, records, collect()),
         },
         Input::File { events, output } => {
-            let encode = encode_json(table.clone());
-            let sink = JsonLinesSink::<Counts, _>::new(output, encode);
-            let sink = if flags.data.is_some() { sink.transactional() } else { sink };
+            let sink = written(flags, output, &table);
             match flags.follow {
                 true => from_lines(flags, table, GrowingFile::open(events)?, sink),
                 false => from_lines(flags, table, MappedFile::open(events)?, sink),
             }
         }
+        Input::Sent { senders, output } => {
+            let sink = written(flags, output, &table);
+            from_lines(flags, table, senders, sink)
+        }
     }
+}
+
+/// Counts as lines of JSON, which are seen once whatever is lost where the job has a folder.
+fn written(flags: &JobFlags, output: Output, table: &Arc<AdTable>) -> impl Sink<Counts> {
+    let sink = JsonLinesSink::<Counts, _>::new(output, encode_json(table.clone()));
+    if flags.data.is_some() { sink.transactional() } else { sink }
 }
 
 fn from_lines<L: Lines, S: Sink<Counts>>(

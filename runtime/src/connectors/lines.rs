@@ -50,6 +50,20 @@ pub trait LineReader: Send + 'static {
         range: Range<u64>,
         each: F,
     ) -> Result<(), ConnectorError>;
+
+    /// Nobody will ask for what is before `offset` again, as in [`SourceReader::durable`].
+    fn durable(&mut self, _partition: PartitionId, _offset: u64) {}
+
+    /// `partition` goes on elsewhere.
+    fn leave(&mut self, _partition: PartitionId) {}
+
+    /// Something that a person should know, as in [`SourceReader::notice`].
+    fn notice(&mut self) -> Option<String> {
+        None
+    }
+
+    /// The job ends well.
+    fn close(&mut self) {}
 }
 
 /// Where the last line ends within `limit` bytes, or the first one if that is longer.
@@ -233,7 +247,20 @@ impl<L: LineReader, R: JsonRecord> SourceReader for JsonLinesReader<L, R> {
         }
     }
 
+    fn durable(&mut self, partition: PartitionId, offset: u64) {
+        self.lines.durable(partition, offset);
+    }
+
+    fn leave(&mut self, partition: PartitionId) {
+        self.lines.leave(partition);
+    }
+
+    fn notice(&mut self) -> Option<String> {
+        self.lines.notice()
+    }
+
     fn close(&mut self) -> Result<(), ConnectorError> {
+        self.lines.close();
         match &mut self.dead_letters {
             Some(dead_letters) => dead_letters.parts.values_mut().try_for_each(PartFile::flush),
             None => Ok(()),

@@ -8,6 +8,7 @@ mod lines;
 mod mapped_file;
 mod part_files;
 mod replay;
+mod tcp_lines;
 #[cfg(test)]
 mod tests;
 mod upsert_log;
@@ -22,6 +23,9 @@ pub use lines::{JsonLines, JsonLinesReader, LineReader, Lines};
 pub use mapped_file::{MappedFile, MappedFileReader};
 pub use part_files::{Output, PartFile};
 pub use replay::{Replay, ReplayedRecords, TimedRecord};
+pub use tcp_lines::{
+    LineServer, SenderError, ServerOptions, ServerStatus, TcpLines, TcpLinesReader,
+};
 pub use upsert_log::{UpsertLog, UpsertSink, UpsertWriter, Upserted};
 
 /// What can go wrong between a job and the outside world.
@@ -46,6 +50,14 @@ pub enum ConnectorError {
         was: u64,
         /// Length now.
         is: u64,
+    },
+    /// A sender of lines does not do what the job needs.
+    #[error("the sender at {address} {source}")]
+    Sender {
+        /// Where it is called.
+        address: String,
+        /// What is wrong.
+        source: SenderError,
     },
     /// Something else, in one sentence.
     #[error("{0}")]

@@ -286,7 +286,14 @@ impl Core {
         let reader = |name: &BlockName| name.batch.0 + plan.edge(name.edge).batch_delta;
         self.kept().retained.retain(|name, _| reader(name) > through.0);
         let mut stages = self.stages.iter_mut().flatten();
-        stages.try_for_each(|stage| stage.durable(through)).map_err(|error| error.to_string())
+        stages.try_for_each(|stage| stage.durable(through)).map_err(|error| error.to_string())?;
+        let manifest = self.scheduler.history().manifest.clone();
+        for position in manifest.iter().flat_map(|manifest| &manifest.positions) {
+            if let Some(stage) = &mut self.stages[position.stage.index()] {
+                stage.covered(position);
+            }
+        }
+        Ok(())
     }
 
     /// Hands to storage what was frozen; to be called when all that was decided is performed.

@@ -233,8 +233,8 @@ impl Core {
         let plan = parts.job.plan().clone();
         let stage_count = plan.stages.len();
         let combiner_bytes = parts.options.memory.combiner_bytes;
-        let memory =
-            Memory::new(&plan, parts.options.memory, parts.readers, parts.options.local.retention);
+        let retention = parts.options.local.retention;
+        let memory = Memory::new(&plan, parts.options.memory, parts.readers, retention);
         let keeping = parts.storage.map(|storage| Keeping::new(storage, parts.io.waker()));
         let outboxes = parts.place.outboxes.into_iter();
         let outboxes = outboxes
@@ -252,6 +252,7 @@ impl Core {
                 core: parts.core,
                 incarnation: parts.incarnation,
                 combiner_bytes,
+                retention,
             },
             memory,
             inputs: Inputs::default(),

@@ -45,7 +45,8 @@ impl Core {
         let folded = folded.as_deref();
         let ranges = std::mem::take(&mut self.ranges);
         let origin = self.origin;
-        let mut intake = Intake { origin, inputs, folded, ranges, intake, batch_bytes };
+        let notices = Vec::new();
+        let mut intake = Intake { origin, inputs, folded, ranges, intake, batch_bytes, notices };
         let mut output = Output {
             clock: &self.clock,
             placement: &placement,
@@ -59,6 +60,7 @@ impl Core {
         self.task_clock.end(measured);
         self.status.end_run();
         self.ranges = intake.ranges;
+        intake.notices.into_iter().for_each(|line| self.warn(line));
         let records = self.stages.iter().flatten().map(|stage| stage.records()).sum();
         self.status.set_records(records);
         let result = result.and_then(|()| self.account(run));

@@ -118,10 +118,16 @@ impl Job {
             names.map(|name| format!("{name:?}")).collect::<Vec<String>>().join(", ")
         };
         let (files, lost) = (sources(Reread::WhereTheFileIs), sources(Reread::Nowhere));
+        let sent = sources(Reread::FromTheSender);
         let mut line = format!(
             "survives the loss of workers, of the driver, and of all of them, as long as {} is there",
             path.display()
         );
+        if !sent.is_empty() {
+            line += &format!(
+                "; whoever sends {sent} must live on, and keeps what no checkpoint covers"
+            );
+        }
         if !files.is_empty() {
             line += &format!("; hosts that take over need the file of {files}");
         }

@@ -37,6 +37,8 @@ pub trait Source: Clone + Send + Sync + 'static {
 pub enum Reread {
     /// On any worker: the same bytes are made or found there.
     Anywhere,
+    /// On any worker, as long as whoever sent it lives: it keeps what no checkpoint covers.
+    FromTheSender,
     /// On hosts that have the same file under the same path.
     WhereTheFileIs,
     /// Nowhere: what a lost worker took and had not processed is gone.
@@ -70,6 +72,19 @@ pub trait SourceReader: Send + 'static {
     ) -> Result<(), ConnectorError>
     where
         F: FnMut(&<Self::Record as Row>::Of<'_>, &Stamp);
+
+    /// Nobody will ask for what `partition` has before `offset` again. Told on the core where the partition
+    /// is, when the checkpoints that a job may have to start from cover it, at the end, and, where
+    /// nothing outlives its process, as soon as it was read.
+    fn durable(&mut self, _partition: PartitionId, _offset: u64) {}
+
+    /// `partition` goes on elsewhere.
+    fn leave(&mut self, _partition: PartitionId) {}
+
+    /// Something that a person should know, in one line, told once.
+    fn notice(&mut self) -> Option<String> {
+        None
+    }
 
     /// The job ends well: makes what it wrote on the side (dead letters) complete.
     fn close(&mut self) -> Result<(), ConnectorError> {

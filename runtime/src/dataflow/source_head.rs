@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use drizzle_scheduler::checkpoint::SourcePosition;
-use drizzle_scheduler::local::{self, Run};
+use drizzle_scheduler::local::{self, Retention, Run};
 use drizzle_scheduler::message::{Purpose, SourceRange, TakenRange};
 use drizzle_scheduler::{PartitionId, Watermark};
 
@@ -25,7 +25,7 @@ impl<S: Source> Head for SourceHead<S> {
     type Record = S::Record;
     type Running = RunningSource<S::Reader>;
 
-    fn open(&self, _context: &StageContext) -> Result<Self::Running, ConnectorError> {
+    fn open(&self, context: &StageContext) -> Result<Self::Running, ConnectorError> {
         let reader = self.source.open()?;
         let partitions = (0..self.source.partition_count()).map(PartitionId);
         let partitions = partitions.map(|partition| Partition {
@@ -34,8 +34,11 @@ impl<S: Source> Head for SourceHead<S> {
             watermark: Watermark::NONE,
             ended: false,
         });
+        let partitions: Vec<Partition> = partitions.collect();
         Ok(RunningSource {
-            partitions: partitions.collect(),
+            holdings: vec![Holding::default(); partitions.len()],
+            retention: context.retention,
+            partitions,
             reader,
             out_of_orderness_ms: self.source.out_of_orderness_ms(),
             aside: BTreeMap::new(),
@@ -54,6 +57,9 @@ pub struct RunningSource<D> {
     name: Arc<str>,
     /// Of all partitions; those of other cores stay at their first offset.
     partitions: Vec<Partition>,
+    /// By partition.
+    holdings: Vec<Holding>,
+    retention: Retention,
     /// Where partitions were that moved away.
     aside: BTreeMap<(PartitionId, Slot), Partition>,
     out_of_orderness_ms: u64,
@@ -70,6 +76,15 @@ struct Partition {
     times: EventTimes,
     watermark: Watermark,
     ended: bool,
+}
+
+/// What is known of a partition wherever it is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Holding {
+    /// It goes on here.
+    is_here: bool,
+    /// Where the newest checkpoint has it that is durable.
+    covered: Option<u64>,
 }
 
 impl<D: SourceReader> RunningSource<D> {
@@ -172,7 +187,11 @@ impl<D: SourceReader> Keeps for RunningSource<D> {
 
     fn clear(&mut self, partition: PartitionId, slot: Slot) {
         match slot {
-            Slot::Live => self.partitions[partition.index()] = self.at_first(partition),
+            Slot::Live => {
+                self.partitions[partition.index()] = self.at_first(partition);
+                self.holdings[partition.index()].is_here = false;
+                self.reader.leave(partition);
+            }
             Slot::Copy | Slot::Ahead => {
                 self.aside.remove(&(partition, slot));
             }
@@ -215,7 +234,9 @@ impl<D: SourceReader> RunningHead for RunningSource<D> {
         if let Some(recorded) = run.recorded {
             return self.read_again(partition, recorded, emit);
         }
+        self.holdings[partition.index()].is_here = true;
         let (range, asserted) = self.choose(run, partition, intake);
+        intake.notices.extend(self.reader.notice());
         let state = &mut self.partitions[partition.index()];
         let offsets = range.from..range.to;
         if !offsets.is_empty() {
@@ -223,6 +244,9 @@ impl<D: SourceReader> RunningHead for RunningSource<D> {
             let mut times = state.times;
             self.reader.read(partition, offsets, &mut times, &mut self.counters, emit)?;
             state.times = times;
+            if self.retention == Retention::WhenFolded {
+                self.reader.durable(partition, range.to);
+            }
         }
         let known = if state.ended || run.purpose == Purpose::Flush {
             Watermark::END
@@ -262,11 +286,27 @@ impl<D: SourceReader> RunningHead for RunningSource<D> {
     }
 
     fn close(&mut self) -> Result<(), ConnectorError> {
+        for (index, holding) in self.holdings.iter().enumerate() {
+            if holding.is_here {
+                let partition = PartitionId(index as u32);
+                self.reader.durable(partition, self.partitions[index].offset);
+            }
+        }
         self.reader.close()
     }
 
     fn go_on(&mut self, position: &SourcePosition) {
         let &SourcePosition { partition, offset, watermark, ended, .. } = position;
         self.partitions[partition.index()] = self.behind(offset, watermark, ended);
+        self.holdings[partition.index()].is_here = true;
+    }
+
+    /// The newest checkpoint may turn out to be damaged, so it is the one before it that counts.
+    fn covered(&mut self, position: &SourcePosition) {
+        let holding = &mut self.holdings[position.partition.index()];
+        let before = holding.covered.replace(position.offset);
+        if let Some(offset) = before.filter(|_| holding.is_here) {
+            self.reader.durable(position.partition, offset);
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use drizzle_scheduler::checkpoint::SourcePosition;
-use drizzle_scheduler::local::Run;
+use drizzle_scheduler::local::{Retention, Run};
 use drizzle_scheduler::message::TakenRange;
 use drizzle_scheduler::placement::Placement;
 use drizzle_scheduler::plan::Plan;
@@ -42,6 +42,8 @@ pub struct StageContext {
     pub incarnation: Incarnation,
     /// About how many bytes records may take that are combined before a shuffle.
     pub combiner_bytes: usize,
+    /// Whether anything outlives the process.
+    pub retention: Retention,
 }
 
 /// What the head of a stage has at hand while a batch runs.
@@ -58,6 +60,8 @@ pub struct Intake<'a> {
     pub intake: IntakeState,
     /// About how many bytes of input they take together at most.
     pub batch_bytes: u64,
+    /// What a person should know, in one line each.
+    pub notices: Vec<String>,
 }
 
 /// Whether source tasks may take input.
@@ -129,6 +133,8 @@ pub(crate) trait Stage {
     ) -> Result<(), ConnectorError>;
     /// A checkpoint of `through` is durable: sinks may make visible what they staged up to it.
     fn durable(&mut self, through: BatchId) -> Result<(), ConnectorError>;
+    /// A checkpoint that is durable has a source partition there.
+    fn covered(&mut self, position: &SourcePosition);
     /// The ranges of all batches up to `through` are recorded: sinks that cannot take anything back may
     /// write them.
     fn recorded(&mut self, through: BatchId) -> Result<(), ConnectorError>;
@@ -174,6 +180,8 @@ pub trait RunningHead: Keeps + 'static {
     fn close(&mut self) -> Result<(), ConnectorError>;
     /// A source partition goes on there. Only sources have any.
     fn go_on(&mut self, _position: &SourcePosition) {}
+    /// A checkpoint that is durable has a source partition there, here or elsewhere. Only sources have any.
+    fn covered(&mut self, _position: &SourcePosition) {}
 }
 
 /// Where the records of a stage go.
@@ -332,6 +340,10 @@ where
 
     fn go_on(&mut self, position: &SourcePosition) {
         self.head.go_on(position);
+    }
+
+    fn covered(&mut self, position: &SourcePosition) {
+        self.head.covered(position);
     }
 
     fn begin_at(

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use drizzle_scheduler::local::{self, Run};
+use drizzle_scheduler::local::{self, Retention, Run};
 use drizzle_scheduler::message::{Purpose, TakenRange};
 use drizzle_scheduler::placement::Placement;
 use drizzle_scheduler::plan::{Pacing, Plan, StageKind};
@@ -430,6 +430,7 @@ impl Bench {
             ranges: Vec::new(),
             intake: batch.intake,
             batch_bytes: self.batch_bytes,
+            notices: Vec::new(),
         };
         let mut output = Output {
             clock: &CoreClock::default(),
@@ -530,7 +531,8 @@ fn try_open<'a>(
     let plan = job.plan().clone();
     let stage_count = plan.stages.len();
     let (incarnation, combiner_bytes) = (Incarnation(1), 64 << 20);
-    let context = StageContext { plan, stage, core, incarnation, combiner_bytes };
+    let retention = Retention::WhenFolded;
+    let context = StageContext { plan, stage, core, incarnation, combiner_bytes, retention };
     let own = cores.entry(core).or_insert_with(|| BenchCore {
         store: BlockStore::new(store),
         stages: (0..stage_count).map(|_| None).collect(),

@@ -37,11 +37,13 @@ const BANS: &[Ban] = &[
             "runtime/src/node.rs",
             // A disk is waited for on a thread of its own, so that no core and no control loop waits.
             "runtime/src/storage/desk.rs",
+            // So is a sender over TCP, and whoever sends has threads instead of cores.
+            "runtime/src/connectors/tcp_lines.rs",
             "perf/src/shuffle/mailbox.rs",
             "perf/src/proxy.rs",
         ],
         tests: Tests::Allowed,
-        advice: "threads are started by hosts, nodes and the storage desk only, and to measure two cores or disturb a network",
+        advice: "threads are started by hosts, nodes, the storage desk and lines over TCP only, and to measure two cores or disturb a network",
     },
     Ban {
         words: &["thread::sleep"],
