@@ -150,7 +150,9 @@ impl Report {
         let whole = Some(&counters).filter(|_| !has_gaps(&job));
         let window_ms = flags.window_ms();
         let (verdict, latency) = match flags.input()? {
-            Input::File { .. } | Input::Sent { .. } => (Judgement::of_file(flags, &job, &counters)?, None),
+            Input::File { .. } | Input::Sent { .. } => {
+                (Judgement::of_file(flags, &job, &counters)?, None)
+            }
             Input::Replayed(options) => {
                 let table = Arc::new(flags.table()?);
                 let held = memory.get(options, &table)?;

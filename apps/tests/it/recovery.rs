@@ -16,7 +16,7 @@ const JOB: &str = "--duration 3s --rate 2000 --window 200ms --checkpoint-interva
 /// The same for a job that is disturbed more than once.
 const LONGER: &str = "--duration 6s --rate 2000 --window 200ms --checkpoint-interval 100ms";
 /// Where events of the cluster are noted.
-const TIMELINE: &str = "--timeline /dev/stderr";
+pub const TIMELINE: &str = "--timeline /dev/stderr";
 
 /// A driver with a folder, and where it listens.
 struct Cluster {
@@ -223,7 +223,7 @@ fn killed_worker_costs_no_line(output: &str) {
 }
 
 /// A line of the output whose count is so many times as large.
-fn times(line: &str, factor: u64) -> String {
+pub fn times(line: &str, factor: u64) -> String {
     let (before, count) = line.rsplit_once("\"count\": ").expect("a line has a count");
     let count: u64 = count.trim_end().trim_end_matches('}').parse().expect("a number");
     format!("{before}\"count\": {}}}\n", count * factor)

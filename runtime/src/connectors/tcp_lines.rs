@@ -52,7 +52,9 @@ pub struct TcpLines {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SenderError {
     /// It does not answer.
-    #[error("could not be reached for {seconds} s ({reason}): start it, and then the job with --resume")]
+    #[error(
+        "could not be reached for {seconds} s ({reason}): start it, and then the job with --resume"
+    )]
     Unreachable {
         /// For how long it was tried.
         seconds: u64,
@@ -74,7 +76,9 @@ pub enum SenderError {
         oldest: u64,
     },
     /// It is not the stream that the job began with.
-    #[error("says that its stream ends at byte {length}, where the job is at byte {next}: it sends something else than before")]
+    #[error(
+        "says that its stream ends at byte {length}, where the job is at byte {next}: it sends something else than before"
+    )]
     OtherEnd {
         /// Where the job is.
         next: u64,
@@ -95,7 +99,8 @@ impl TcpLines {
         }
         for (index, address) in addresses.iter().enumerate() {
             let parts = address.rsplit_once(':');
-            let is_good = |(host, port): (&str, &str)| !host.is_empty() && port.parse::<u16>().is_ok();
+            let is_good =
+                |(host, port): (&str, &str)| !host.is_empty() && port.parse::<u16>().is_ok();
             if !parts.is_some_and(is_good) {
                 return Err(ConnectorError::Other(format!(
                     "{address:?} is no address of a sender: it must be HOST:PORT"
@@ -155,7 +160,12 @@ pub struct TcpLinesReader {
 
 impl TcpLinesReader {
     /// Takes what is there of a partition, from a feed that stands at `from`.
-    fn take(&mut self, partition: PartitionId, from: u64, limit: u64) -> Result<Taken, SenderError> {
+    fn take(
+        &mut self,
+        partition: PartitionId,
+        from: u64,
+        limit: u64,
+    ) -> Result<Taken, SenderError> {
         if self.feeds.get(&partition).and_then(Feed::next) != Some(from) {
             self.start(partition, Some(from)).map_err(no_thread)?;
         }

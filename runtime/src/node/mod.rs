@@ -203,7 +203,9 @@ impl StopFlag {
     pub fn new(flag: Arc<AtomicBool>) -> StopFlag {
         StopFlag(flag)
     }
-    fn is_set(&self) -> bool {
+
+    /// Whether it is wished.
+    pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }

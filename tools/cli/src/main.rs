@@ -1,7 +1,8 @@
-//! `drizzle`: operates a cluster by speaking to its driver.
+//! `drizzle`: operates a cluster by speaking to its driver, and sends it what it is to read.
 
 #![forbid(unsafe_code)]
 
+mod send;
 mod status;
 
 use std::net::SocketAddr;
@@ -21,6 +22,10 @@ use drizzle::scheduler::WorkerId;
 ///   drizzle scale --workers 4          more workers, or fewer
 ///   drizzle drain 2                    let worker 2 leave when nothing depends on it
 ///   drizzle savepoint before-upgrade   keep the newest checkpoint, to start another job from it
+///
+/// but for this, which a job connects to (ysb --tcp 127.0.0.1:7500):
+///
+///   drizzle send events.jsonl          send lines, and keep them until no job will ask for them again
 #[derive(Debug, Parser)]
 #[command(name = "drizzle", version, verbatim_doc_comment)]
 struct Arguments {
@@ -57,6 +62,9 @@ enum Command {
         /// Its number, as `drizzle status` tells it.
         worker: u32,
     },
+    /// Send lines to the job that connects, and keep them until it has said that it will not ask for them again.
+    /// Ends when that holds for all of them.
+    Send(send::SendFlags),
 }
 
 fn main() -> ExitCode {
@@ -90,6 +98,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Drain { worker } => {
             println!("{}", ask(Request::Drain { worker: WorkerId(*worker) })?);
         }
+        Command::Send(flags) => send::run(flags)?,
     }
     Ok(())
 }

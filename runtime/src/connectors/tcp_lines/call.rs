@@ -5,8 +5,8 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::ops::Range;
 use std::time::Duration;
 
-use super::protocol::{Answer, Answers, MOST_BYTES, Malformed, Request};
 use super::SenderError;
+use super::protocol::{Answer, Answers, MOST_BYTES, Malformed, Request};
 use crate::clock::monotonic_now;
 
 /// How long one attempt to connect may take.

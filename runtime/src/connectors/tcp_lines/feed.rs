@@ -8,9 +8,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::SenderError;
 use super::call::{Broken, Call};
 use super::protocol::{Answer, Request};
-use super::SenderError;
 use crate::clock::monotonic_now;
 use crate::connectors::lines::whole_lines;
 

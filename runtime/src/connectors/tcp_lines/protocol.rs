@@ -127,7 +127,8 @@ impl Answers {
     }
 
     fn announced(&self, length: u64) -> Result<Lines, Malformed> {
-        let within = usize::try_from(length).ok().filter(|length| (1..=MOST_BYTES).contains(length));
+        let within =
+            usize::try_from(length).ok().filter(|length| (1..=MOST_BYTES).contains(length));
         let length = within.ok_or(Malformed::Length(length))?;
         if self.is_open {
             return Err(Malformed::HalfLine);

@@ -212,12 +212,14 @@ fn what_was_read_can_be_read_again_by_any_core_until_it_is_acknowledged() {
     let mut first = reader(server.address());
     assert!(read_all(&mut first, 100_000) == stream);
     let mut other = reader(server.address());
-    let line = |near: usize| stream[near..].iter().position(|&byte| byte == b'\n').unwrap() + near + 1;
+    let line =
+        |near: usize| stream[near..].iter().position(|&byte| byte == b'\n').unwrap() + near + 1;
     let (from, to) = (line(5000), line(2_500_000));
     let again = |reader: &mut TcpLinesReader| {
         let mut read = Vec::new();
         let range = from as u64..to as u64;
-        let result = reader.read_chunks(FIRST, range, |chunk| read.extend_from_slice(chunk.lines()));
+        let result =
+            reader.read_chunks(FIRST, range, |chunk| read.extend_from_slice(chunk.lines()));
         result.map(|()| read).map_err(|error| error.to_string())
     };
     assert!(again(&mut other).unwrap() == stream[from..to]);

@@ -61,6 +61,8 @@ pub(crate) struct Items {
     /// Whether a partition's end is told.
     pub(crate) ends: bool,
     pub(crate) fingerprint: u64,
+    /// What the source was told that it may forget: everything of a partition before an offset.
+    pub(crate) told: Arc<Mutex<Vec<(u32, u64)>>>,
 }
 
 impl Items {
@@ -72,6 +74,7 @@ impl Items {
             assert: |_| None,
             ends: true,
             fingerprint: 1,
+            told: Arc::default(),
         }
     }
 
@@ -154,6 +157,10 @@ impl SourceReader for ItemReader {
             emit(item, &times.stamp(item.time));
         }
         Ok(())
+    }
+
+    fn durable(&mut self, partition: PartitionId, offset: u64) {
+        self.items.told.lock().unwrap().push((partition.0, offset));
     }
 }
 

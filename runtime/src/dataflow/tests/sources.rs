@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use drizzle_scheduler::{PartitionId, Watermark};
+use drizzle_scheduler::checkpoint::SourcePosition;
+use drizzle_scheduler::{BatchId, PartitionId, Watermark};
 use proptest::prelude::*;
 
 use super::harness::*;
 use crate::dataflow::Combine::{self, BeforeShuffle, Never};
+use crate::dataflow::state::Slot;
 use crate::dataflow::{Count, Dataflow, Tumbling};
 
 /// (late, counted) of one partition with these event times.
@@ -234,4 +236,43 @@ proptest! {
         prop_assert_eq!(&results, &sums.collect::<BTreeMap<_, _>>());
         prop_assert_eq!(outcome(&partitions, &[], bound, combine), (results, late, counted));
     }
+}
+
+/// Where a partition of the source is after some batch.
+fn position(partition: u32, offset: u64) -> SourcePosition {
+    let (after, watermark) = (BatchId(7), Watermark(0));
+    let partition = PartitionId(partition);
+    SourcePosition { stage: SOURCE, partition, after, offset, watermark, ended: false }
+}
+
+#[test]
+fn source_may_forget_what_the_second_newest_checkpoint_covers() {
+    let items = Items::new(&[at(&[1; 90]), at(&[1; 90])]);
+    let told = items.told.clone();
+    let (mut bench, _) = windowed(items, Count, options(1, Never));
+    let source = bench.stage_of((SOURCE, PartitionId(0)));
+    source.go_on(&position(0, 10));
+    source.covered(&position(0, 20));
+    source.covered(&position(1, 20));
+    assert_eq!(*told.lock().unwrap(), [], "a job may have to start from before");
+    source.covered(&position(0, 30));
+    assert_eq!(*told.lock().unwrap(), [(0, 20)]);
+    source.covered(&position(1, 40));
+    assert_eq!(told.lock().unwrap().len(), 1, "partition 1 is elsewhere");
+    source.clear(PartitionId(0), Slot::Live);
+    source.go_on(&position(1, 50));
+    source.covered(&position(0, 60));
+    source.covered(&position(1, 60));
+    assert_eq!(told.lock().unwrap().split_off(1), [(1, 40)], "and now the other one is");
+    bench.close().unwrap();
+    assert_eq!(told.lock().unwrap().split_off(1), [(1, 50)], "at the end, as far as it was read");
+}
+
+#[test]
+fn source_may_forget_what_was_read_where_nothing_outlives_the_process() {
+    let items = Items::new(&[at(&[1, 2, 3])]).cut(&[2]);
+    let told = items.told.clone();
+    let (mut bench, _) = windowed(items, Count, options(1, Never));
+    bench.finish();
+    assert_eq!(*told.lock().unwrap(), [(0, 2), (0, 3)]);
 }
