@@ -35,6 +35,7 @@ fn help_teaches_at_every_level() {
                 "--watermark",
                 "--report",
                 "--events",
+                "--tcp",
                 "--ads",
                 "--out",
                 "--out-of-orderness",

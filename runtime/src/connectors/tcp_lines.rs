@@ -5,8 +5,8 @@
 //!
 //! | from | header | meaning |
 //! |---|---|---|
-//! | job | `from OFFSET` | send everything from there on; once in a connection, or never |
 //! | job | `durable OFFSET` | everything before it may be forgotten: this is the acknowledgement |
+//! | job | `from OFFSET` | send everything from there on; once in a connection, or never |
 //! | sender | `lines LENGTH` | so many bytes follow, 1 to 1 MiB of them, which are whole lines |
 //! | sender | `end LENGTH` | the stream is so long and no longer |
 //! | sender | `gone OFFSET` | what the job asked for was forgotten, only this and later is there |
@@ -29,7 +29,6 @@ mod store;
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -52,9 +51,7 @@ pub struct TcpLines {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SenderError {
     /// It does not answer.
-    #[error(
-        "could not be reached for {seconds} s ({reason}): start it, and then the job with --resume"
-    )]
+    #[error("could not be reached for {seconds} s ({reason}): start it, and then the job again")]
     Unreachable {
         /// For how long it was tried.
         seconds: u64,
@@ -66,8 +63,8 @@ pub enum SenderError {
     Malformed(String),
     /// It has forgotten what the job needs.
     #[error(
-        "has only what comes after byte {oldest}, and the job goes on from byte {wanted}: give it a sender \
-         that has that, or start the job anew"
+        "has forgotten what is before byte {oldest}, and the job needs it from byte {wanted} on: start \
+         a sender that has it"
     )]
     Gone {
         /// What the job asked for.
@@ -167,18 +164,20 @@ impl TcpLinesReader {
         limit: u64,
     ) -> Result<Taken, SenderError> {
         if self.feeds.get(&partition).and_then(Feed::next) != Some(from) {
-            self.start(partition, Some(from)).map_err(no_thread)?;
+            self.start(partition, Some(from))?;
         }
         let feed = self.feeds.get_mut(&partition).expect("it was just started");
         feed.take(limit)
     }
 
     /// Starts a feed in place of the one before, whose acknowledgements it sends.
-    fn start(&mut self, partition: PartitionId, from: Option<u64>) -> io::Result<()> {
+    fn start(&mut self, partition: PartitionId, from: Option<u64>) -> Result<(), SenderError> {
         let before = self.feeds.remove(&partition);
         let durable = before.as_ref().and_then(Feed::durable);
         let address = self.addresses[partition.index()].clone();
-        self.feeds.insert(partition, Feed::start(address, from, durable)?);
+        let feed = Feed::start(address, from, durable);
+        let feed = feed.map_err(|error| SenderError::NoThread(error.to_string()))?;
+        self.feeds.insert(partition, feed);
         Ok(())
     }
 
@@ -236,7 +235,7 @@ impl LineReader for TcpLinesReader {
         if !self.feeds.contains_key(&partition)
             && let Err(error) = self.start(partition, None)
         {
-            let error = self.failed(partition, no_thread(error));
+            let error = self.failed(partition, error);
             self.notices.push_back(error.to_string());
         }
         if let Some(feed) = self.feeds.get(&partition) {
@@ -259,8 +258,4 @@ impl LineReader for TcpLinesReader {
             feed.join();
         }
     }
-}
-
-fn no_thread(error: io::Error) -> SenderError {
-    SenderError::NoThread(error.to_string())
 }

@@ -39,7 +39,7 @@ pub(crate) fn run(flags: &SendFlags) -> Result<()> {
     let exposure = if flags.insecure { Exposure::Insecure } else { Exposure::Loopback };
     // The rule for what may be reached from other hosts is that of nodes.
     let listener = node::listen_for_workers(flags.listen, exposure)?;
-    let options = ServerOptions { kept_bytes: (flags.keep_mib as usize) << 20 };
+    let options = ServerOptions { kept_bytes: u64::from(flags.keep_mib) << 20 };
     let server = LineServer::start(listener, input, options).context("cannot start to send")?;
     let stop = node::stop_on_signals().context("cannot catch signals")?;
     println!("waiting on {} for a job", server.address());

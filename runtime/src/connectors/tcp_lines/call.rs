@@ -18,6 +18,8 @@ const WRITE: Duration = Duration::from_secs(1);
 /// How long reading a range again may take. A core waits for it, and one that does not answer for 3 s is
 /// taken for lost.
 const FETCH_NS: u64 = 2_000_000_000;
+/// How often it is tried within that time.
+const FETCH_TRIES: usize = 3;
 /// How much is read at once.
 const READ: usize = 64 << 10;
 
@@ -52,23 +54,28 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Connects, and asks for what comes after `from`; for nothing if there is none.
-    pub(super) fn open(address: &str, from: Option<u64>) -> Result<Call, Broken> {
+    /// Connects.
+    pub(super) fn open(address: &str) -> Result<Call, Broken> {
         let stream = connect(address)?;
         stream.set_read_timeout(Some(TICK))?;
         stream.set_write_timeout(Some(WRITE))?;
         stream.set_nodelay(true)?;
         keep_alive(&stream)?;
         let buffer = vec![0; READ].into_boxed_slice();
-        let mut call = Call { stream, buffer, answers: Answers::default(), next: 0 };
-        if let Some(from) = from {
-            call.next = from;
-            call.say(Request::From(from))?;
-        }
-        Ok(call)
+        Ok(Call { stream, buffer, answers: Answers::default(), next: 0 })
     }
 
-    pub(super) fn say(&mut self, request: Request) -> Result<(), Broken> {
+    /// Asks for what comes from `from` on.
+    pub(super) fn ask(&mut self, from: u64) -> Result<(), Broken> {
+        self.next = from;
+        self.say(Request::From(from))
+    }
+
+    pub(super) fn acknowledge(&mut self, offset: u64) -> Result<(), Broken> {
+        self.say(Request::Durable(offset))
+    }
+
+    fn say(&mut self, request: Request) -> Result<(), Broken> {
         Ok(self.stream.write_all(request.to_string().as_bytes())?)
     }
 
@@ -124,43 +131,56 @@ impl Call {
 /// Reads a range that was read before, in a connection of its own.
 pub(super) fn fetch(address: &str, range: Range<u64>) -> Result<Vec<u8>, SenderError> {
     let deadline_ns = monotonic_now() + FETCH_NS;
+    for _ in 1..FETCH_TRIES {
+        match try_fetch(address, range.clone(), deadline_ns) {
+            Err(Broken::Connection(_)) => {}
+            Ok(lines) => return Ok(lines),
+            Err(Broken::Sender(error)) => return Err(error),
+        }
+    }
+    try_fetch(address, range, deadline_ns).map_err(|broken| match broken {
+        Broken::Connection(reason) => {
+            SenderError::Unreachable { seconds: FETCH_NS / 1_000_000_000, reason }
+        }
+        Broken::Sender(error) => error,
+    })
+}
+
+fn try_fetch(address: &str, range: Range<u64>, deadline_ns: u64) -> Result<Vec<u8>, Broken> {
     let length = range.end - range.start;
-    let late = |reason: String| SenderError::Unreachable { seconds: 2, reason };
     let mut bytes = Vec::with_capacity(length.min(4 * MOST_BYTES as u64) as usize);
-    let mut read = || -> Result<(), Broken> {
-        let mut call = Call::open(address, Some(range.start))?;
-        let mut news = Vec::new();
-        while (bytes.len() as u64) < length {
-            if monotonic_now() >= deadline_ns {
-                return Err(Broken::Connection("it takes too long".to_owned()));
-            }
-            call.listen(&mut news)?;
-            for answer in news.drain(..) {
-                match answer {
-                    Answer::Lines(lines) => bytes.extend_from_slice(&lines),
-                    Answer::End(end) if end < range.end => {
-                        let next = range.end;
-                        return Err(Broken::Sender(SenderError::OtherEnd { next, length: end }));
-                    }
-                    Answer::End(_) | Answer::Gone(_) => {}
+    let mut call = Call::open(address)?;
+    call.ask(range.start)?;
+    let mut news = Vec::new();
+    while (bytes.len() as u64) < length {
+        if monotonic_now() >= deadline_ns {
+            return Err(Broken::Connection("it takes too long".to_owned()));
+        }
+        call.listen(&mut news)?;
+        for answer in news.drain(..) {
+            match answer {
+                Answer::Lines(lines) => bytes.extend_from_slice(&lines),
+                Answer::End(end) if end < range.end => {
+                    let next = range.end;
+                    return Err(Broken::Sender(SenderError::OtherEnd { next, length: end }));
                 }
+                Answer::End(_) | Answer::Gone(_) => {}
             }
         }
-        Ok(())
-    };
-    match read() {
-        Ok(()) => {}
-        Err(Broken::Connection(reason)) => return Err(late(reason)),
-        Err(Broken::Sender(error)) => return Err(error),
     }
     bytes.truncate(length as usize);
     Ok(bytes)
 }
 
 fn connect(address: &str) -> io::Result<TcpStream> {
+    let deadline_ns = monotonic_now() + CONNECT.as_nanos() as u64;
     let mut failed = io::Error::other("its name has no address");
     for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, CONNECT) {
+        let left_ns = deadline_ns.saturating_sub(monotonic_now());
+        if left_ns == 0 {
+            break;
+        }
+        match TcpStream::connect_timeout(&address, Duration::from_nanos(left_ns)) {
             // Where nobody listens, a port may be given to the very socket that calls it.
             Ok(stream) if stream.local_addr()? == stream.peer_addr()? => {
                 failed = ErrorKind::ConnectionRefused.into();
@@ -172,8 +192,9 @@ fn connect(address: &str) -> io::Result<TcpStream> {
     Err(failed)
 }
 
-/// A sender may have nothing to say for hours; that its host is gone must be noticed all the same.
-fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+/// A sender may have nothing to say for hours, and a job neither; that the other's host is gone must be noticed
+/// all the same.
+pub(super) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     use rustix::net::sockopt;
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, Duration::from_secs(10))?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::SenderError;
 use super::call::{Broken, Call};
-use super::protocol::{Answer, Request};
+use super::protocol::Answer;
 use crate::clock::monotonic_now;
 use crate::connectors::lines::whole_lines;
 
@@ -254,18 +254,17 @@ impl Caller {
 
     /// One connection, from its beginning to its end.
     fn converse(&mut self) -> Result<(), Broken> {
-        let mut call = Call::open(&self.address, self.next.filter(|_| !self.ended))?;
-        let mut news = Vec::new();
+        let mut call = Call::open(&self.address)?;
         self.told = None;
+        self.tell(&mut call)?;
+        if let Some(next) = self.next.filter(|_| !self.ended) {
+            call.ask(next)?;
+        }
+        let mut news = Vec::new();
         let began_ns = monotonic_now();
         loop {
-            let (wish, durable, is_full) = self.look_up();
-            if durable > self.told
-                && let Some(offset) = durable
-            {
-                call.say(Request::Durable(offset))?;
-                self.told = durable;
-            }
+            let (wish, is_full) = self.look_up();
+            self.tell(&mut call)?;
             match wish {
                 // The sender has nothing to do any more, and may go.
                 Wish::GoOn if self.ended && self.told == self.next => {
@@ -285,13 +284,25 @@ impl Caller {
         }
     }
 
-    /// What the core wants, what is to be acknowledged, and whether there is no room; waits a little for room.
-    fn look_up(&self) -> (Wish, Option<u64>, bool) {
+    /// Tells the sender what it may forget, if there is news.
+    fn tell(&mut self, call: &mut Call) -> Result<(), Broken> {
+        let durable = self.shared.lock().durable;
+        if durable > self.told
+            && let Some(offset) = durable
+        {
+            call.acknowledge(offset)?;
+            self.told = durable;
+        }
+        Ok(())
+    }
+
+    /// What the core wants, and whether there is no room; waits a little for room.
+    fn look_up(&self) -> (Wish, bool) {
         let mut state = self.shared.lock();
         if state.bytes >= ENOUGH && state.wish == Wish::GoOn {
             state = self.shared.wait(state, TICK);
         }
-        (state.wish, state.durable, state.bytes >= ENOUGH)
+        (state.wish, state.bytes >= ENOUGH)
     }
 
     fn hand_over(&mut self, news: &mut Vec<Answer>) {
@@ -316,7 +327,7 @@ impl Caller {
 
     /// This connection is of use.
     fn is_well(&mut self) {
-        if self.attempts.take().is_some() {
+        if self.attempts.take().is_some() && self.next.is_some() {
             let line = format!("the sender at {} is there", self.address);
             self.shared.lock().notice = Some(line);
         }
@@ -330,8 +341,10 @@ impl Caller {
             self.fail(SenderError::Unreachable { seconds, reason });
             return false;
         };
+        // A sender that has nothing to send any more may well be gone.
+        let is_needed = self.next.is_some() && !self.ended;
         let mut state = self.shared.lock();
-        if is_first {
+        if is_first && is_needed {
             let address = &self.address;
             state.notice = Some(format!(
                 "no connection to the sender at {address} ({reason}): it is tried for {PATIENCE_S} s"

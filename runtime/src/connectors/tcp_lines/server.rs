@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::call::keep_alive;
 use super::protocol::{Answer, MOST_BYTES, Request, Requests, lines_header};
 use super::store::{Store, There};
 use crate::connectors::lines::whole_lines;
@@ -22,8 +23,8 @@ const READ: usize = 256 << 10;
 /// How a sender treats its stream.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerOptions {
-    /// With more bytes kept, it stops reading its input.
-    pub kept_bytes: usize,
+    /// With so many bytes that are not acknowledged it stops reading its input.
+    pub kept_bytes: u64,
 }
 
 /// A sender at work. It ends when this is dropped.
@@ -47,8 +48,8 @@ pub struct ServerStatus {
     pub oldest: u64,
     /// The last acknowledgement, if there was one.
     pub durable: Option<u64>,
-    /// Bytes kept.
-    pub kept_bytes: usize,
+    /// Bytes that are not acknowledged.
+    pub kept_bytes: u64,
     /// Why the input cannot be read any more.
     pub failed: Option<String>,
 }
@@ -71,6 +72,8 @@ struct Shared {
 struct State {
     store: Store,
     calls: u64,
+    /// The largest offset that anybody asked for.
+    asked: u64,
     failed: Option<String>,
     /// By the number of the connection.
     connections: BTreeMap<u64, TcpStream>,
@@ -184,7 +187,7 @@ fn read_input(shared: &Shared, mut input: impl Read) -> io::Result<()> {
         lines.truncate(start + length);
         if length == 0 {
             if !lines.is_empty() {
-                push(shared, lines);
+                push(shared, lines)?;
             }
             return Ok(());
         }
@@ -194,7 +197,7 @@ fn read_input(shared: &Shared, mut input: impl Read) -> io::Result<()> {
         }
         if let Some(newline) = memchr::memrchr(b'\n', &lines[start..]) {
             let rest = lines.split_off(start + newline + 1);
-            if !push(shared, std::mem::replace(&mut lines, rest)) {
+            if !push(shared, std::mem::replace(&mut lines, rest))? {
                 return Ok(());
             }
         }
@@ -211,14 +214,24 @@ fn read(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// Keeps lines once there is room; whether anybody wants more.
-fn push(shared: &Shared, lines: Vec<u8>) -> bool {
+fn push(shared: &Shared, lines: Vec<u8>) -> io::Result<bool> {
     let mut state = shared.lock();
-    while state.store.kept_bytes() >= shared.options.kept_bytes && !state.closed {
+    let most = shared.options.kept_bytes;
+    while state.store.kept_bytes() >= most && !state.closed {
+        // It would wait for us, and we for it.
+        if state.asked > state.store.next() {
+            return Err(io::Error::other(format!(
+                "a job goes on from byte {}, has acknowledged nothing after byte {}, and {most} bytes are \
+                 all that may be kept: keep more",
+                state.asked,
+                state.store.oldest()
+            )));
+        }
         state = shared.wait(state);
     }
     state.store.push(lines);
     shared.changed.notify_all();
-    !state.closed
+    Ok(!state.closed)
 }
 
 fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
@@ -236,6 +249,7 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
 /// Starts the threads of a connection.
 fn serve(shared: &Arc<Shared>, stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    keep_alive(&stream)?;
     let (reading, writing) = (stream.try_clone()?, stream.try_clone()?);
     let number = shared.change(|state| {
         let is_full = state.connections.len() >= MOST_CONNECTIONS || state.closed;
@@ -291,7 +305,10 @@ fn answer(
                     let once = || io::Error::other("it asks twice in one connection");
                     let writing = writing.take().ok_or_else(once)?;
                     let shared = shared.clone();
-                    shared.change(|state| state.calls += 1);
+                    shared.change(|state| {
+                        state.calls += 1;
+                        state.asked = state.asked.max(offset);
+                    });
                     start_thread("answers", move || {
                         drop(send(&shared, number, writing, offset));
                     })?;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 pub(super) struct Store {
     /// Whole lines, each with its offset.
     pieces: VecDeque<(u64, Arc<[u8]>)>,
-    kept_bytes: usize,
     /// Everything before is forgotten.
     oldest: u64,
     next: u64,
@@ -34,7 +33,6 @@ impl Store {
     pub(super) fn push(&mut self, lines: Vec<u8>) {
         let offset = self.next;
         self.next += lines.len() as u64;
-        self.kept_bytes += lines.len();
         self.pieces.push_back((offset, lines.into()));
         self.forget();
     }
@@ -56,7 +54,6 @@ impl Store {
         while let Some((offset, lines)) = self.pieces.front()
             && offset + lines.len() as u64 <= self.oldest
         {
-            self.kept_bytes -= lines.len();
             self.pieces.pop_front();
         }
     }
@@ -73,8 +70,9 @@ impl Store {
         There::Lines(lines.clone(), (offset - begin) as usize)
     }
 
-    pub(super) fn kept_bytes(&self) -> usize {
-        self.kept_bytes
+    /// How much is not acknowledged. In memory there may be more, by less than what was pushed at once.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.next.saturating_sub(self.oldest)
     }
 
     pub(super) fn oldest(&self) -> u64 {

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write, pipe};
 use std::net::{TcpListener, TcpStream};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use drizzle_scheduler::{Instant, PartitionId};
@@ -117,7 +117,7 @@ fn store_forgets_what_is_acknowledged_and_nothing_else() {
     assert_eq!(store.at(9), There::NotYet);
     store.durable(6);
     store.durable(3);
-    assert_eq!((store.at(5), store.oldest(), store.kept_bytes()), (There::Gone(6), 6, 6));
+    assert_eq!((store.at(5), store.oldest(), store.kept_bytes()), (There::Gone(6), 6, 3));
     assert_eq!(store.at(6), There::Lines(b"bb\ncc\n".to_vec().into(), 3));
     store.durable(9);
     store.end();
@@ -136,7 +136,7 @@ fn sender_that_begins_anew_skips_what_was_acknowledged_before() {
 
 // Both together.
 
-fn serve(input: impl Read + Send + 'static, kept_bytes: usize) -> LineServer {
+fn serve(input: impl Read + Send + 'static, kept_bytes: u64) -> LineServer {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     LineServer::start(listener, input, ServerOptions { kept_bytes }).unwrap()
 }
@@ -303,7 +303,52 @@ fn line_that_is_too_long_ends_the_input_with_a_sentence() {
     assert!(read_all(&mut reader(server.address()), 4 << 20) == longest);
 }
 
+#[test]
+fn sender_that_is_started_again_with_its_input_goes_on() {
+    let stream = numbered(300_000);
+    let (input, mut output) = pipe().unwrap();
+    let first = serve(input, 1 << 30);
+    let sent = &stream[..=memchr::memrchr(b'\n', &stream[..250_000]).unwrap()];
+    // It stays open: the first sender does not end by itself.
+    output.write_all(sent).unwrap();
+    let address = first.address();
+    let mut reader = reader(address);
+    let mut read = read_until(&mut reader, 0, 1000, |read| read == sent).unwrap();
+    reader.durable(FIRST, read.len() as u64);
+    wait(&first, |status| status.oldest == read.len() as u64);
+    drop((first, output));
+    let bind = || TcpListener::bind(address).ok();
+    let listener = std::iter::repeat_with(bind).flatten().next().unwrap();
+    // It could not keep all of it.
+    let options = ServerOptions { kept_bytes: 100_000 };
+    let input = std::io::Cursor::new(stream.clone());
+    let second = LineServer::start(listener, input, options).unwrap();
+    let begin = read.len() as u64;
+    read.extend(read_until(&mut reader, begin, 1000, |_| false).unwrap());
+    assert!(read == stream);
+    reader.durable(FIRST, stream.len() as u64);
+    wait(&second, ServerStatus::is_complete);
+}
+
+#[test]
+fn sender_that_may_not_keep_enough_says_so() {
+    let (input, mut output) = pipe().unwrap();
+    let server = serve(input, 5);
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream.write_all(b"durable 3\nfrom 100\n").unwrap();
+    wait(&server, |status| status.calls == 1);
+    output.write_all(b"0123456789\n").unwrap();
+    wait(&server, |status| status.length == 11);
+    output.write_all(b"0123456789\n").unwrap();
+    let failed = wait(&server, |status| status.failed.is_some()).failed.unwrap();
+    assert!(failed.contains("from byte 100") && failed.contains("after byte 3"), "{failed}");
+}
+
 // Senders that are not ours.
+
+fn start<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    thread::Builder::new().spawn(body).unwrap()
+}
 
 /// Answers the next connection as `body` does.
 fn play(listener: &TcpListener, body: impl FnOnce(&str, &mut TcpStream)) {
@@ -317,7 +362,7 @@ fn play(listener: &TcpListener, body: impl FnOnce(&str, &mut TcpStream)) {
 fn connection_that_breaks_goes_on_where_it_broke() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut reader = reader(listener.local_addr().unwrap());
-    let sender = thread::spawn(move || {
+    let sender = start(move || {
         play(&listener, |request, stream| {
             assert_eq!(request, "from 0\n");
             // The second message is cut.
@@ -336,7 +381,7 @@ fn connection_that_breaks_goes_on_where_it_broke() {
 fn complaint_about(answer: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut reader = reader(listener.local_addr().unwrap());
-    let sender = thread::spawn(move || {
+    let sender = start(move || {
         play(&listener, |_, stream| {
             stream.write_all(answer).unwrap();
             // Until the job hangs up.
@@ -354,7 +399,7 @@ fn sender_that_does_not_keep_to_the_protocol_ends_the_job_with_a_sentence() {
     for (answer, words) in [
         (&b"220 mail.example ESMTP\r\n"[..], ["is none of lines", "220 mail.example"]),
         (b"lines 2000000\n", ["announced 2000000 bytes", "1 to 1048576"]),
-        (b"gone 7\n", ["only what comes after byte 7", "from byte 0"]),
+        (b"gone 7\n", ["forgotten what is before byte 7", "from byte 0"]),
         (b"lines 2\na\nend 9\n", ["ends at byte 9", "at byte 2"]),
     ] {
         let complaint = complaint_about(answer);
