@@ -175,8 +175,8 @@ impl LocalScheduler {
             LocalEvent::Preloaded { stage, partition } => {
                 self.preloaded(stage, partition, actions);
             }
-            LocalEvent::SnapshotDurable { stage, partition, batch } => {
-                self.snapshot_is_durable(stage, partition, batch, actions);
+            LocalEvent::SnapshotDurable { stage, partition, batch, since } => {
+                self.snapshot_is_durable(stage, partition, batch, since, actions);
             }
             LocalEvent::SnapshotFailed { batch, .. } => self.snapshot_failed(batch, actions),
             LocalEvent::Reconnected { worker } => self.reconnected(worker, actions),
