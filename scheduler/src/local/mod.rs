@@ -229,6 +229,12 @@ impl LocalScheduler {
         self.history.epoch
     }
 
+    /// Whether some task of a batch that was due by then is still to be run here.
+    pub fn is_behind(&self, due: Instant) -> bool {
+        let is_due = |lane: &Lane| self.groups.start_of(lane.first).is_some_and(|at| at <= due);
+        self.lanes.all().any(|(_, lane)| is_due(lane))
+    }
+
     /// Ranges that go with every frame to another core.
     pub fn ranges_to_relay(&self) -> Vec<TakenRange> {
         self.ranges.to_relay()
