@@ -36,6 +36,14 @@ impl Timeline {
             Change::Recovered { epoch } => {
                 json!({ "change": "recovered", "at_ns": at_ns, "epoch": epoch.0 })
             }
+            Change::Loaded => json!({ "change": "loaded", "at_ns": at_ns }),
+            Change::Replayed => json!({ "change": "replayed", "at_ns": at_ns }),
+            Change::Moved { partitions } => {
+                json!({ "change": "moved", "at_ns": at_ns, "partitions": partitions })
+            }
+            Change::WorkerLeft { worker } => {
+                json!({ "change": "left", "at_ns": at_ns, "worker": worker.0 })
+            }
             Change::CaughtUp => json!({ "change": "caught up", "at_ns": at_ns }),
             Change::Durable { batch } => {
                 json!({ "change": "durable", "at_ns": at_ns, "batch": batch.0 })

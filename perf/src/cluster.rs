@@ -181,6 +181,12 @@ impl Cluster {
         status.map_or(Ok(()), |status| bail!("the driver ended ({status}): {}", self.said()))
     }
 
+    /// Asks the driver to stop the job, as Ctrl-C does.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        let driver = self.driver.as_ref().context("there is no driver")?;
+        Ok(kill_process(Pid::from_child(driver), Signal::INT)?)
+    }
+
     /// Kills the driver; when that was.
     pub(crate) fn kill_driver(&mut self) -> Result<u64> {
         let mut driver = self.driver.take().context("there is no driver")?;

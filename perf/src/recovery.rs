@@ -3,18 +3,24 @@
 //! the results of each window were there. A run whose results differ from the sequential run's prints
 //! no figure.
 
+mod outcome;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use drizzle::clock::monotonic_now;
+use drizzle::node::{Request, ask_driver};
+use drizzle::scheduler::WorkerId;
+use drizzle_apps::ysb::generator::STANDING_AT_ONCE;
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::cluster::{Cluster, Shape, pause_until};
-use crate::figures::{median, reached, write_json};
+use crate::cluster::{Cluster, Event, Shape, pause_until};
+use crate::figures::write_json;
 use crate::machine;
+use outcome::Outcome;
 
 /// How the measurement is done.
 #[derive(Debug, Args)]
@@ -53,12 +59,18 @@ enum Scenario {
     Silent,
     /// The driver is killed, and another one started after two seconds
     Driver,
-    /// Two workers join two, and later two leave
+    /// Two workers join two, and later leave
     Rescale,
+    /// The same with 64 MiB of open windows
+    #[value(name = "rescale-64-mib")]
+    Rescale64,
+    /// The same with 1 GiB of open windows
+    #[value(name = "rescale-1-gib")]
+    Rescale1024,
 }
 
 impl Scenario {
-    const ALL: [Scenario; 8] = [
+    const ALL: [Scenario; 10] = [
         Scenario::Undisturbed,
         Scenario::Kill0,
         Scenario::Kill50,
@@ -67,6 +79,8 @@ impl Scenario {
         Scenario::Silent,
         Scenario::Driver,
         Scenario::Rescale,
+        Scenario::Rescale64,
+        Scenario::Rescale1024,
     ];
 
     fn name(self) -> &'static str {
@@ -78,7 +92,9 @@ impl Scenario {
             Scenario::KillAtEnd => "kill at end",
             Scenario::Silent => "silent",
             Scenario::Driver => "driver",
-            Scenario::Rescale => "2 to 4 workers",
+            Scenario::Rescale => "2 to 4 to 2",
+            Scenario::Rescale64 => "with 64 MiB",
+            Scenario::Rescale1024 => "with 1 GiB",
         }
     }
 
@@ -86,60 +102,68 @@ impl Scenario {
     fn goal_ms(self) -> f64 {
         match self {
             Scenario::Silent => 1100.0,
+            Scenario::Rescale1024 => 250.0,
             Scenario::Undisturbed
             | Scenario::Kill0
             | Scenario::Kill50
             | Scenario::Kill95
             | Scenario::KillAtEnd
             | Scenario::Driver
-            | Scenario::Rescale => 100.0,
+            | Scenario::Rescale
+            | Scenario::Rescale64 => 100.0,
         }
     }
 
     fn workers(self) -> u32 {
-        if self == Scenario::Rescale { 2 } else { 4 }
+        if self.rescales() { 2 } else { 4 }
+    }
+
+    fn rescales(self) -> bool {
+        matches!(self, Scenario::Rescale | Scenario::Rescale64 | Scenario::Rescale1024)
+    }
+
+    /// How many keys stand in a window that stays open. A table of so many, spread over [`PARTITIONS`],
+    /// takes 72 MiB and 1.1 GiB of memory: its capacity is a power of two.
+    fn standing(self) -> u64 {
+        match self {
+            Scenario::Rescale64 => 800_000,
+            Scenario::Rescale1024 => 12_800_000,
+            Scenario::Undisturbed
+            | Scenario::Kill0
+            | Scenario::Kill50
+            | Scenario::Kill95
+            | Scenario::KillAtEnd
+            | Scenario::Silent
+            | Scenario::Driver
+            | Scenario::Rescale => 0,
+        }
+    }
+
+    /// Memory of a worker.
+    fn memory(self) -> &'static str {
+        if self == Scenario::Rescale1024 { "6GiB" } else { "256MiB" }
+    }
+
+    /// For how long events are generated at most, in seconds.
+    fn seconds(self) -> u64 {
+        if self.rescales() { 180 } else { 12 }
     }
 }
 
 /// Length of a window and of the time between two checkpoints.
 const SECOND_NS: u64 = 1_000_000_000;
-/// For how long events are generated.
-const SECONDS: u64 = 12;
 /// After how many checkpoints something happens.
 const CHECKPOINTS: usize = 3;
+/// Partitions of the counts and of the events.
+const PARTITIONS: u64 = 24;
 /// A driver is back after so long.
 const DRIVER_BACK_NS: u64 = 2 * SECOND_NS;
 /// So long before the end of a window, about, a worker is killed.
 const BEFORE_END_NS: u64 = 5_000_000;
-/// A window that is no later than this is normal.
-const NORMAL_MS: f64 = 10.0;
-
-/// What one run came to. Times in milliseconds.
-struct Outcome {
-    max_window: f64,
-    normal_after: f64,
-    detect: f64,
-    fence: f64,
-    recover: f64,
-    catch_up: f64,
-    windows: Value,
-}
-
 /// Runs all scenarios and prints their medians and worst.
 pub(crate) fn measure(flags: &Flags) -> Result<()> {
     let mut rows = Vec::new();
-    println!(
-        "{:<16}{:>6}{:>13}{:>11}{:>14}{:>10}{:>9}{:>10}{:>10}   goal",
-        "scenario",
-        "group",
-        "max window",
-        "worst",
-        "normal after",
-        "detect",
-        "fence",
-        "recover",
-        "catch up"
-    );
+    println!("{}", outcome::HEADING);
     let wanted = |scenario: &Scenario| flags.only.is_empty() || flags.only.contains(scenario);
     for scenario in Scenario::ALL.into_iter().filter(wanted) {
         for &group_size in &flags.group_sizes {
@@ -148,64 +172,29 @@ pub(crate) fn measure(flags: &Flags) -> Result<()> {
                 let outcome = run(flags, scenario, group_size);
                 outcomes.push(outcome.with_context(|| scenario.name().to_owned())?);
             }
-            rows.push(row(scenario, group_size, &outcomes));
+            rows.push(outcome::row(scenario, group_size, &outcomes));
         }
     }
     let figures = json!({ "machine": machine::describe(), "rate": flags.rate, "rows": rows });
     write_json(flags.json.as_deref(), &figures)
 }
 
-/// Prints a scenario and makes its row.
-fn row(scenario: Scenario, group_size: u64, outcomes: &[Outcome]) -> Value {
-    let figures = |of: fn(&Outcome) -> f64| outcomes.iter().map(of).collect::<Vec<f64>>();
-    let worst = |figures: &[f64]| figures.iter().copied().fold(f64::NAN, f64::max);
-    let max = figures(|outcome| outcome.max_window);
-    let normal = figures(|outcome| outcome.normal_after);
-    let parts = [
-        figures(|outcome| outcome.detect),
-        figures(|outcome| outcome.fence),
-        figures(|outcome| outcome.recover),
-        figures(|outcome| outcome.catch_up),
-    ];
-    let [detect, fence, recover, catch_up] = parts.map(|figures| median(&figures));
-    let worst_ms = worst(&max);
-    println!(
-        "{:<16}{group_size:>6}{:>10.1} ms{worst_ms:>8.1} ms{:>11.0} ms{detect:>10.1}{fence:>9.1}{recover:>10.1}{catch_up:>10.1}   \
-         {} ms: {}",
-        scenario.name(),
-        median(&max),
-        median(&normal),
-        scenario.goal_ms(),
-        reached(worst_ms <= scenario.goal_ms()),
-    );
-    json!({
-        "scenario": scenario.name(),
-        "group_size": group_size,
-        "max_window_ms": median(&max),
-        "worst_window_ms": worst_ms,
-        "normal_after_ms": median(&normal),
-        "detect_ms": detect,
-        "fence_ms": fence,
-        "recover_ms": recover,
-        "catch_up_ms": catch_up,
-        "lost": 0,
-        "duplicated": 0,
-        "windows": outcomes.iter().map(|outcome| outcome.windows.clone()).collect::<Vec<Value>>(),
-    })
-}
-
 fn run(flags: &Flags, scenario: Scenario, group_size: u64) -> Result<Outcome> {
+    let seconds = scenario.seconds();
     let words = [
         ["--rate", &flags.rate.to_string()],
         ["--window", "1s"],
         ["--interval", "10ms"],
-        ["--duration", &format!("{SECONDS}s")],
+        ["--duration", &format!("{seconds}s")],
         ["--checkpoint-interval", "1s"],
         ["--group-size", &group_size.to_string()],
-        ["--memory", "256MiB"],
+        ["--memory", scenario.memory()],
+        ["--standing", &scenario.standing().to_string()],
+        ["--partitions", &PARTITIONS.to_string()],
     ];
     let words = words.concat().into_iter().map(str::to_owned).collect();
-    let limit = Duration::from_secs(4 * SECONDS);
+    // All keys that stand are results at the end, and are read back.
+    let limit = Duration::from_secs(4 * seconds + scenario.standing() / 50_000);
     let mut cluster = Cluster::start(Shape {
         workers: scenario.workers(),
         flags: words,
@@ -213,14 +202,38 @@ fn run(flags: &Flags, scenario: Scenario, group_size: u64) -> Result<Outcome> {
         proxied: false,
         keep_failed: false,
     })?;
+    if scenario.standing() > 0 {
+        settle(&mut cluster, scenario.standing() / STANDING_AT_ONCE / flags.rate + 1)?;
+    }
     let began_ns = disturb(&mut cluster, scenario)?;
+    if scenario.rescales() {
+        cluster.stop()?;
+    }
     let report = cluster.finish()?;
-    outcome(&report, began_ns)
+    Outcome::of(&report, began_ns)
+}
+
+/// Waits until the keys that stand are there, for which the job takes so many seconds at least, and what has
+/// piled up meanwhile is done: batches come as they are due again.
+fn settle(cluster: &mut Cluster, seconds: u64) -> Result<()> {
+    let first = cluster.wait_for("joined", 1, 0)?;
+    pause_until(first.at_ns + seconds * SECOND_NS);
+    let mut before = cluster.wait_for("durable", 1, monotonic_now())?;
+    loop {
+        let next = cluster.wait_for("durable", 1, before.at_ns)?;
+        let batch = |event: &Event| event.fields["batch"].as_u64().unwrap_or(0);
+        let due = (next.at_ns - before.at_ns) / outcome::INTERVAL_NS;
+        let done = batch(&next) - batch(&before);
+        if done.abs_diff(due) <= due / 20 {
+            return Ok(());
+        }
+        before = next;
+    }
 }
 
 /// Does to a cluster what the scenario says; when.
 fn disturb(cluster: &mut Cluster, scenario: Scenario) -> Result<u64> {
-    let durable = cluster.wait_for("durable", CHECKPOINTS, 0)?;
+    let durable = cluster.wait_for("durable", CHECKPOINTS, monotonic_now())?;
     let at = |share: u64| durable.at_ns + SECOND_NS * share / 100;
     Ok(match scenario {
         Scenario::Undisturbed => durable.at_ns,
@@ -253,55 +266,25 @@ fn disturb(cluster: &mut Cluster, scenario: Scenario) -> Result<u64> {
             cluster.start_driver()?;
             at_ns
         }
-        Scenario::Rescale => {
-            let at_ns = monotonic_now();
-            cluster.add_worker()?;
-            cluster.add_worker()?;
-            cluster.wait_for("joined", 2, at_ns)?;
-            at_ns
-        }
+        Scenario::Rescale | Scenario::Rescale64 | Scenario::Rescale1024 => rescale(cluster)?,
     })
 }
 
-/// What a report says of the time around the event.
-fn outcome(report: &Value, began_ns: u64) -> Result<Outcome> {
-    let windows = report["per_window"].as_array().context("no windows")?;
-    let origin_ns = report["origin_ns"].as_u64().context("no origin")?;
-    let mut worst: f64 = 0.0;
-    let mut normal_after: f64 = 0.0;
-    for (number, window) in windows.iter().enumerate() {
-        let Some(latency_us) = window["latency_us"].as_f64() else { continue };
-        let latency_ms = latency_us / 1e3;
-        let end_ns = origin_ns + (number as u64 + 1) * SECOND_NS;
-        if end_ns < began_ns {
-            continue;
-        }
-        worst = worst.max(latency_ms);
-        if latency_ms > NORMAL_MS {
-            normal_after = (end_ns - began_ns) as f64 / 1e6 + latency_ms;
-        }
+/// Two workers join, and leave when all is as it should be; when that began.
+fn rescale(cluster: &mut Cluster) -> Result<u64> {
+    let at_ns = monotonic_now();
+    cluster.add_worker()?;
+    cluster.add_worker()?;
+    cluster.wait_for("joined", 2, at_ns)?;
+    let moved = cluster.wait_for("moved", 1, at_ns)?;
+    // A second move may follow, if the two did not come together.
+    let settled = cluster.wait_for("durable", 2, moved.at_ns)?;
+    let joined = cluster.timeline().into_iter().filter(|e| e.change == "joined" && e.at_ns > at_ns);
+    let joined: Vec<u64> = joined.filter_map(|event| event.fields["worker"].as_u64()).collect();
+    for worker in joined {
+        let worker = WorkerId(u32::try_from(worker)?);
+        ask_driver(cluster.address()?, Request::Drain { worker })?;
     }
-    let timeline = report["timeline"].as_array().context("no timeline")?;
-    let first = |change: &str, after_ns: u64| {
-        let mut events = timeline.iter().filter(|event| event["change"] == change);
-        events.find_map(|event| event["at_ns"].as_u64().filter(|&at_ns| at_ns >= after_ns))
-    };
-    let lost = first("lost", began_ns);
-    let fenced = lost.and_then(|lost| first("fenced", lost));
-    let recovered = lost.and_then(|lost| first("recovered", lost));
-    let caught_up = recovered.and_then(|recovered| first("caught up", recovered));
-    let between = |from: Option<u64>, to: Option<u64>| match (from, to) {
-        (Some(from), Some(to)) => to.saturating_sub(from) as f64 / 1e6,
-        (_, _) => f64::NAN,
-    };
-    let latencies = windows.iter().map(|window| window["latency_us"].clone());
-    Ok(Outcome {
-        max_window: worst,
-        normal_after,
-        detect: between(Some(began_ns), lost),
-        fence: between(lost, fenced),
-        recover: between(fenced, recovered),
-        catch_up: between(recovered, caught_up),
-        windows: latencies.collect(),
-    })
+    cluster.wait_for("left", 2, settled.at_ns)?;
+    Ok(at_ns)
 }

@@ -15,7 +15,7 @@ use drizzle::node::{JobDurability, JobOptions, Memory};
 use drizzle::scheduler::plan::Prescheduling;
 use serde::{Deserialize, Serialize};
 
-use super::generator::{GeneratorOptions, Rate};
+use super::generator::{GeneratorOptions, Rate, STANDING_MS};
 use super::replay::{Format, ReplayOptions};
 use super::table::AdTable;
 use crate::flags::{ClusterFlags, HostFlag, IoFlag, PollFlag, Span, WorkerFlags};
@@ -143,7 +143,7 @@ pub struct JobFlags {
     pub(super) upsert: Option<PathBuf>,
     /// How far event times may run backwards without being late.
     #[arg(long, default_value = "0s")]
-    pub(super) out_of_orderness: Span,
+    out_of_orderness: Span,
     /// Where malformed lines go, as they came; a file or a folder as for --out.
     #[arg(long, value_name = "PATH", requires = "given")]
     dead_letter: Option<PathBuf>,
@@ -172,6 +172,10 @@ pub struct JobFlags {
     /// Seed of the generated events.
     #[arg(long, default_value_t = SEED)]
     seed: u64,
+    /// So many further campaigns, each of them generated one view of, in a window that ends after all
+    /// others: a state of about 60 bytes each, for measurements.
+    #[arg(long, default_value_t = 0, value_name = "N", hide = true, conflicts_with_all = ["events", "replay", "watermark"])]
+    standing: u32,
 }
 
 /// How a generator knows that no earlier event will come.
@@ -296,8 +300,14 @@ impl JobFlags {
     pub(super) fn table(&self) -> Result<AdTable> {
         match &self.ads {
             Some(path) => AdTable::load(path),
-            None => Ok(AdTable::generate(self.seed)),
+            None => AdTable::generate(self.seed).with_standing(self.standing),
         }
+    }
+
+    /// How far event times may run backwards. Those of standing campaigns run ahead, and make no other late.
+    pub(super) fn out_of_orderness(&self) -> Duration {
+        let ahead = if self.standing > 0 { STANDING_MS } else { 0 };
+        Duration::from(self.out_of_orderness) + Duration::from_millis(ahead)
     }
 
     pub(super) fn generator(&self) -> Result<GeneratorOptions> {

@@ -2,6 +2,7 @@
 //! is the affair of [`drizzle::connectors::Generated`].
 
 use std::num::{NonZeroU32, NonZeroU64};
+use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 use drizzle::connectors::{
@@ -10,7 +11,7 @@ use drizzle::connectors::{
 use drizzle::dataflow::Reread;
 use drizzle::scheduler::plan::Pacing;
 
-use super::table::AdTable;
+use super::table::{AdTable, STANDING};
 
 pub use drizzle::connectors::Rate;
 
@@ -25,6 +26,10 @@ const USERS: u32 = 100;
 const PAGES: u32 = 100;
 /// Event time at which the first window may start.
 const EPOCH_MS: u64 = 1_500_000_000_000;
+/// So much later are the views of standing campaigns: no window of others ends then.
+pub(super) const STANDING_MS: u64 = 1_000_000_000_000;
+/// So many of these come with an event, as long as there are any.
+pub const STANDING_AT_ONCE: u64 = 8;
 
 /// What the events depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +51,7 @@ pub struct GeneratorOptions {
 pub struct EventPlan {
     seed: u64,
     ads: u32,
+    standing: u32,
     schedule: Schedule,
 }
 
@@ -70,6 +76,19 @@ impl EventPlan {
     /// Event time of the generator's start.
     pub fn base_ms(&self) -> u64 {
         self.schedule.base_ms()
+    }
+
+    /// The standing campaigns that are viewed, once and for all, right after event `index`.
+    #[inline]
+    pub fn standing(&self, index: u64) -> Range<u32> {
+        let all = u64::from(self.standing);
+        let first = index.saturating_mul(STANDING_AT_ONCE).min(all);
+        first as u32..(first + STANDING_AT_ONCE).min(all) as u32
+    }
+
+    /// The event time of all these views.
+    pub fn standing_time(&self) -> u64 {
+        self.base_ms() + STANDING_MS
     }
 
     /// When event `index` is scheduled, as event time.
@@ -114,7 +133,12 @@ impl Generator {
         let schedule =
             Schedule::new(options.rate, options.partitions, options.duration_ns, base_ms)?;
         let events = AdEvents {
-            plan: EventPlan { seed: options.seed, ads: table.ads().len() as u32, schedule },
+            plan: EventPlan {
+                seed: options.seed,
+                ads: table.ads().len() as u32,
+                standing: table.standing(),
+                schedule,
+            },
             pieces: Pieces::new(options.seed, table)?,
             table: table.fingerprint(),
         };
@@ -189,6 +213,10 @@ impl EventText for AdEvents {
     fn write(&self, index: u64, event_time: u64, time: &mut TimeText, lines: &mut Vec<u8>) {
         let fields = self.plan.fields_at(index, event_time);
         self.pieces.write(&fields, time.of(event_time), lines);
+        let standing = self.plan.standing(index);
+        if !standing.is_empty() {
+            self.pieces.write_standing(standing, self.plan.standing_time(), lines);
+        }
     }
 }
 
@@ -241,6 +269,22 @@ impl Pieces {
         self.ads[fields.ad as usize].append_to(lines);
         self.types[types].append_to(lines);
         end.append_to(lines);
+    }
+}
+
+impl Pieces {
+    /// Appends a line for each of these campaigns' ads.
+    #[cold]
+    fn write_standing(&self, campaigns: Range<u32>, time: u64, lines: &mut Vec<u8>) {
+        let end = TimeText::end(time);
+        for campaign in campaigns {
+            lines.push(b'\n');
+            self.users[0].append_to(lines);
+            self.pages[0].append_to(lines);
+            Piece::new(&format!(r#"", "ad_id": "{STANDING}{campaign}""#)).append_to(lines);
+            self.types[VIEW as usize].append_to(lines);
+            end.append_to(lines);
+        }
     }
 }
 

@@ -72,7 +72,7 @@ fn from_lines<L: Lines, S: Sink<Counts>>(
     sink: S,
 ) -> Result<Job> {
     let mut source = JsonLines::<L, AdEvent<'static>>::new(lines)
-        .out_of_orderness(flags.out_of_orderness.into())
+        .out_of_orderness(flags.out_of_orderness())
         .keep("event_type", "view");
     if let Some(output) = flags.dead_letter() {
         source = source.dead_letter(output);

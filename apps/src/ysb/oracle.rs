@@ -111,6 +111,9 @@ impl Expected {
         let mut expected = Expected { events: taken.iter().sum(), ..Expected::nothing(table) };
         for (partition, &events) in taken.iter().enumerate() {
             let indexes = (partition as u64..).step_by(taken.len()).take(events as usize);
+            if table.standing() > 0 {
+                expected.count_standing(plan, window_ms.get(), indexes.clone());
+            }
             expected.run_partition(plan, &campaigns, window_ms.get(), indexes);
         }
         expected.filtered = expected.events - expected.counted;
@@ -268,6 +271,27 @@ impl Expected {
             }
             counts[campaigns[event.ad as usize]] += 1;
             self.counted += 1;
+        }
+    }
+
+    /// Adds the views of standing campaigns that come with these events.
+    fn count_standing(
+        &mut self,
+        plan: &EventPlan,
+        window_ms: u64,
+        indexes: impl Iterator<Item = u64>,
+    ) {
+        let campaign_count = self.table.campaign_count();
+        let window_start = plan.standing_time() - plan.standing_time() % window_ms;
+        let counts = self.windows.entry(window_start).or_default();
+        counts.resize((campaign_count + self.table.standing()) as usize, 0);
+        for campaign in indexes
+            .map_while(|index| Some(plan.standing(index)).filter(|s| !s.is_empty()))
+            .flatten()
+        {
+            counts[(campaign_count + campaign) as usize] += 1;
+            self.counted += 1;
+            self.events += 1;
         }
     }
 

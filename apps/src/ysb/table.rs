@@ -25,7 +25,12 @@ pub struct AdTable {
     /// Finds ads by the numbers that stand for their ids.
     by_number: Index,
     numbers: Vec<u64>,
+    /// So many further campaigns, of one ad each, that no table lists.
+    standing: u32,
 }
+
+/// What the ids of ads of standing campaigns begin with; their numbers follow.
+pub(super) const STANDING: &str = "standing-";
 
 /// An ad of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,12 +61,33 @@ impl AdTable {
         AdTable::new(&pairs)
     }
 
+    /// With so many standing campaigns beside those that it lists.
+    pub fn with_standing(self, standing: u32) -> Result<AdTable> {
+        let all = self.campaign_count().checked_add(standing);
+        ensure!(all.is_some(), "{standing} standing campaigns are more than can be numbered");
+        Ok(AdTable { standing, ..self })
+    }
+
+    /// How many standing campaigns there are. Their numbers follow those of the others.
+    pub fn standing(&self) -> u32 {
+        self.standing
+    }
+
     /// The number of the campaign of an ad, if the table has that ad.
     #[inline]
     pub fn campaign_of(&self, ad_id: &str) -> Option<u32> {
         let id = ad_id.as_bytes();
         let is_it = |ad: usize| self.slots[ad].is_of(id, &self.ads[ad].id);
-        self.by_id.find(hash_of_id(id), is_it).map(|ad| self.slots[ad].campaign)
+        match self.by_id.find(hash_of_id(id), is_it) {
+            Some(ad) => Some(self.slots[ad].campaign),
+            None => self.standing_campaign(ad_id),
+        }
+    }
+
+    #[cold]
+    fn standing_campaign(&self, ad_id: &str) -> Option<u32> {
+        let number: u32 = ad_id.strip_prefix(STANDING)?.parse().ok()?;
+        (number < self.standing).then(|| self.campaign_count() + number)
     }
 
     /// The number of the campaign of the ad whose id has this [number](super::replay::ad_number).
@@ -76,7 +102,7 @@ impl AdTable {
         &self.campaigns[campaign as usize]
     }
 
-    /// How many campaigns there are.
+    /// How many campaigns it lists.
     pub fn campaign_count(&self) -> u32 {
         self.campaigns.len() as u32
     }
@@ -93,6 +119,7 @@ impl AdTable {
             .fold(Fingerprint::new("ads"), |hash, ad| {
                 hash.bytes(ad.id.as_bytes()).bytes(self.name(ad.campaign).as_bytes())
             })
+            .number(u64::from(self.standing))
             .finish()
     }
 
@@ -120,6 +147,7 @@ impl AdTable {
             by_number: Index::new(numbers.iter().map(|&number| hash_of_number(number))),
             slots: ads.iter().map(|ad| Slot::new(ad.id.as_bytes(), ad.campaign)).collect(),
             numbers,
+            standing: 0,
             ads,
         }
     }

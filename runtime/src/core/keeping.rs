@@ -33,7 +33,11 @@ pub(super) struct Keeping {
     told: BTreeMap<CoreId, BTreeSet<RangeKey>>,
     /// Restores in the making: which request, and the last batch of the state.
     pub(super) loading: BTreeMap<Place, (u64, BatchId)>,
+    /// The newest request for a state ahead of a move.
+    pub(super) preloading: BTreeMap<Place, u64>,
     requests: u64,
+    /// States that are being put together, a part in each step of the core.
+    pub(super) thawing: VecDeque<Thawing>,
     /// The last batch of states that were loaded ahead of a move.
     pub(super) ahead: BTreeMap<Place, BatchId>,
     /// After which batch partitions were shipped.
@@ -65,13 +69,24 @@ pub(super) enum Answer {
     NothingAhead { place: Place },
 }
 
+/// A state whose pieces are there.
+#[derive(Debug)]
+pub(super) struct Thawing {
+    pub(super) place: Place,
+    pub(super) batch: BatchId,
+    pub(super) why: Why,
+    pub(super) pieces: VecDeque<(BatchId, Vec<u8>)>,
+    /// How far the first of them was applied; nothing was yet.
+    pub(super) from: Option<usize>,
+}
+
 /// What a load is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
     /// A partition that starts again, by that request.
     Restore { request: u64 },
-    /// A partition that will move here.
-    Ahead,
+    /// A partition that will move here, by that request.
+    Ahead { request: u64 },
 }
 
 /// How often a load is tried.
@@ -85,7 +100,9 @@ impl Keeping {
             retained: BTreeMap::new(),
             told: BTreeMap::new(),
             loading: BTreeMap::new(),
+            preloading: BTreeMap::new(),
             requests: 0,
+            thawing: VecDeque::new(),
             ahead: BTreeMap::new(),
             shipped: BTreeMap::new(),
             frozen: Vec::new(),
@@ -97,9 +114,22 @@ impl Keeping {
 
     /// Whatever is under way for this partition does not count any more; the number of what comes.
     pub(super) fn replace(&mut self, place: Place) -> u64 {
-        self.requests += 1;
         self.loading.remove(&place);
+        self.preloading.remove(&place);
+        self.next_request()
+    }
+
+    pub(super) fn next_request(&mut self) -> u64 {
+        self.requests += 1;
         self.requests
+    }
+
+    /// Whether what was asked for is still wanted.
+    pub(super) fn is_wanted(&self, place: Place, batch: BatchId, why: Why) -> bool {
+        match why {
+            Why::Restore { request } => self.loading.get(&place) == Some(&(request, batch)),
+            Why::Ahead { request } => self.preloading.get(&place) == Some(&request),
+        }
     }
 
     pub(super) fn next_answer(&mut self) -> Option<Answer> {
@@ -251,8 +281,8 @@ impl Core {
             LocalAction::DropPartition { stage, partition } => {
                 self.drop_partition((stage, partition));
             }
-            LocalAction::Snapshot { stage, partition, batch, since } => {
-                self.snapshot((stage, partition), batch, since)?;
+            LocalAction::Snapshot { stage, partition, batch, chain } => {
+                self.snapshot((stage, partition), batch, &chain)?;
             }
             LocalAction::Preload { stage, partition, manifest } => {
                 self.preload((stage, partition), manifest.as_deref());

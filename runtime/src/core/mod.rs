@@ -12,6 +12,7 @@ mod keeping;
 mod laps;
 mod links;
 mod memory;
+mod recovering;
 mod states;
 mod status;
 mod task_clock;
@@ -25,7 +26,7 @@ use drizzle_scheduler::local::{
     CoreReport, LocalAction, LocalEvent, LocalOptions, LocalScheduler, Offer, Run,
 };
 use drizzle_scheduler::message::{Decision, GroupStatistics, Order, TakenRange};
-use drizzle_scheduler::{CoreId, Incarnation, Instant, Life, WorkerId};
+use drizzle_scheduler::{CoreId, Epoch, Incarnation, Instant, Life, WorkerId};
 use drizzle_shuffle::{Block, Readers};
 
 use crate::clock::monotonic_now;
@@ -35,7 +36,7 @@ use crate::host::{CoreLoop, Meter, Progress, Usage};
 use crate::io::{Completion, Inbox, Io, Waker};
 use crate::storage::Desk;
 use crate::transport::{CoreMail, MeshPlace, Parcel};
-use crate::wire::CoreCosts;
+use crate::wire::{CoreCosts, Regained};
 
 pub use boundary::abort_on_panic_outside_tasks;
 pub use clock::{ClockOffset, CoreClock};
@@ -47,6 +48,7 @@ use links::{Arrival, Links};
 pub use links::{LinkPlan, Meeting};
 use memory::Memory;
 pub use memory::MemoryOptions;
+use recovering::Recovering;
 pub use status::{CoreStatus, Paused, Running};
 use task_clock::TaskClock;
 
@@ -82,6 +84,13 @@ pub enum CoreOutput {
         incarnation: Incarnation,
         /// How that was noticed.
         reason: String,
+    },
+    /// How far it is with lost partitions that it was given.
+    Regained {
+        /// By which recovery.
+        epoch: Epoch,
+        /// What is there again.
+        what: Regained,
     },
     /// The job cannot go on.
     Failed {
@@ -190,6 +199,8 @@ pub struct Core {
     ending: Ending,
     /// What is kept for others and for later, where something outlives the process.
     keeping: Option<Keeping>,
+    /// Lost partitions that it was given.
+    recovering: Option<Recovering>,
     // Scratch, kept for its capacity.
     actions: Vec<LocalAction>,
     completions: Vec<Completion>,
@@ -276,6 +287,7 @@ impl Core {
             phase: Phase::Running,
             ending: Ending::Unasked,
             keeping,
+            recovering: None,
             actions: Vec::new(),
             completions: Vec::new(),
             outgoing: Vec::new(),
@@ -307,6 +319,9 @@ impl Core {
             self.close_fenced(lives);
         }
         let now = self.clock.at(self.laps.lap(Doing::Receive));
+        if let Order::Decision { decision: Decision::Recover(recover), .. } = &order {
+            self.begin_recovering(recover, now);
+        }
         self.scheduler.handle(now, LocalEvent::Order(order), &mut self.actions);
         self.laps.lap(Doing::Schedule);
         self.perform();
@@ -566,6 +581,7 @@ impl CoreLoop for Core {
         busy |= self.read_storage();
         self.finish_if_wanted();
         busy |= self.run_one();
+        self.note_recovering();
         // What a step queues last would otherwise wait for somebody to wake the core.
         busy |= self.links.has_queued();
         let waiting = self.flush();

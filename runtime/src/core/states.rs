@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use drizzle_scheduler::checkpoint::{Manifest, Snapshot, SourcePosition};
+use drizzle_scheduler::checkpoint::{Manifest, Snapshot, SourcePosition, build_on};
 use drizzle_scheduler::local::LocalEvent;
 use drizzle_scheduler::message::Restore;
 use drizzle_scheduler::plan::StageKind;
 use drizzle_scheduler::{BatchId, CoreId, Life};
 
-use super::keeping::{Answer, Place, Why};
+use super::keeping::{Answer, Place, Thawing, Why};
 use super::{Core, boundary};
 use crate::clock::monotonic_now;
 use crate::dataflow::stage::Stage;
 use crate::dataflow::state::{Extent, Slot};
 use crate::dataflow::{Beginning, Origin, Piece};
-use crate::storage::StorageError;
 use crate::transport::{Parcel, StateParcel};
 
 impl Core {
@@ -23,11 +22,13 @@ impl Core {
         &mut self,
         place: Place,
         batch: BatchId,
-        since: Option<BatchId>,
+        chain: &[BatchId],
     ) -> Result<(), String> {
         let (stage, partition) = place;
         let incarnation = self.context.incarnation;
-        let piece = self.at(place)?.freeze(partition, Slot::Live, Extent::after(since));
+        let running = self.at(place)?;
+        let since = build_on(chain, |since| running.weigh(partition, Extent::after(since)));
+        let piece = running.freeze(partition, Slot::Live, Extent::after(since));
         let snapshot = Snapshot { stage, partition, batch, since, incarnation };
         self.kept().frozen.push((snapshot, piece));
         Ok(())
@@ -107,7 +108,11 @@ impl Core {
     /// Loads what the manifest has of a partition that will move here.
     pub(super) fn preload(&mut self, place: Place, manifest: Option<&Manifest>) {
         match manifest {
-            Some(manifest) => self.kept().load(place, manifest, Why::Ahead),
+            Some(manifest) => {
+                let request = self.kept().next_request();
+                self.kept().preloading.insert(place, request);
+                self.kept().load(place, manifest, Why::Ahead { request });
+            }
             None => self.kept().ready.push_back(Answer::NothingAhead { place }),
         }
     }
@@ -158,8 +163,11 @@ impl Core {
                 None => self.at(place)?.clear(partition, Slot::Live),
             }
             let piece = Piece { batch, origin: Origin::Move, bytes: piece };
-            let thawed = self.at(place)?.thaw(partition, Slot::Live, &piece);
-            thawed.map_err(|error| self.of_state(place, &error.to_string()))?;
+            let mut from = Some(0);
+            while let Some(next) = from {
+                let thawed = self.at(place)?.thaw(partition, Slot::Live, &piece, next);
+                from = thawed.map_err(|error| self.of_state(place, &error.to_string()))?;
+            }
             self.begin(place, batch)?;
         }
         let event = LocalEvent::StateArrived { from, stage, partition, batch };
@@ -169,6 +177,9 @@ impl Core {
 
     /// Takes what storage has answered; whether there was something.
     pub(super) fn read_storage(&mut self) -> bool {
+        if self.keeping.is_none() {
+            return false;
+        }
         let mut any = false;
         while let Some(answer) = self.keeping.as_mut().and_then(|keeping| keeping.next_answer()) {
             any = true;
@@ -177,7 +188,13 @@ impl Core {
             }
             self.perform();
         }
-        any
+        match self.thaw_some() {
+            Ok(false) => return any,
+            Ok(true) => {}
+            Err(reason) => self.fail(reason),
+        }
+        self.perform();
+        true
     }
 
     fn take_answer(&mut self, answer: Answer) -> Result<(), String> {
@@ -186,9 +203,9 @@ impl Core {
                 if let Err(error) = &result {
                     self.warn(format!("a checkpoint is abandoned: {error}"));
                 }
-                for Snapshot { stage, partition, batch, .. } in snapshots {
+                for Snapshot { stage, partition, batch, since, .. } in snapshots {
                     self.tell(match &result {
-                        Ok(()) => LocalEvent::SnapshotDurable { stage, partition, batch },
+                        Ok(()) => LocalEvent::SnapshotDurable { stage, partition, batch, since },
                         Err(_) => LocalEvent::SnapshotFailed { stage, partition, batch },
                     });
                 }
@@ -198,16 +215,10 @@ impl Core {
                     self.restored(place)?;
                 }
             }
-            Answer::Loaded { place, batch, why: Why::Restore { request }, pieces } => {
-                if self.kept().loading.get(&place) == Some(&(request, batch)) {
-                    self.thaw(place, Slot::Live, pieces)?;
-                    self.restored(place)?;
-                }
-            }
-            Answer::Loaded { place, batch, why: Why::Ahead, pieces } => {
-                self.thaw(place, Slot::Ahead, pieces)?;
-                self.kept().ahead.insert(place, batch);
-                self.tell(LocalEvent::Preloaded { stage: place.0, partition: place.1 });
+            Answer::Loaded { place, batch, why, pieces } => {
+                let pieces = pieces.map_err(|error| self.of_state(place, &error.to_string()))?;
+                let thawing = Thawing { place, batch, why, pieces: pieces.into(), from: None };
+                self.kept().thawing.push_back(thawing);
             }
             Answer::NothingAhead { place: (stage, partition) } => {
                 self.tell(LocalEvent::Preloaded { stage, partition });
@@ -216,20 +227,42 @@ impl Core {
         Ok(())
     }
 
-    /// Puts a state together from its pieces.
-    fn thaw(
-        &mut self,
-        place: Place,
-        slot: Slot,
-        pieces: Result<Vec<(BatchId, Vec<u8>)>, StorageError>,
-    ) -> Result<(), String> {
-        let pieces = pieces.map_err(|error| self.of_state(place, &error.to_string()))?;
+    /// Puts together some of a state whose pieces are there, so that tasks do not wait for all of it;
+    /// whether there was any.
+    fn thaw_some(&mut self) -> Result<bool, String> {
+        let Some(mut thawing) = self.kept().thawing.pop_front() else { return Ok(false) };
+        let Thawing { place, batch, why, .. } = thawing;
+        if !self.kept().is_wanted(place, batch, why) {
+            return Ok(true);
+        }
+        let slot = match why {
+            Why::Ahead { .. } => Slot::Ahead,
+            Why::Restore { .. } => Slot::Live,
+        };
         let stage = self.at(place)?;
-        stage.clear(place.1, slot);
-        let origin = Origin::Checkpoint;
-        let mut pieces = pieces.iter().map(|(batch, bytes)| Piece { batch: *batch, origin, bytes });
-        let thawed = pieces.try_for_each(|piece| stage.thaw(place.1, slot, &piece));
-        thawed.map_err(|error| self.of_state(place, &error.to_string()))
+        if thawing.from.is_none() {
+            stage.clear(place.1, slot);
+        }
+        if let Some((batch, bytes)) = thawing.pieces.front() {
+            let piece = Piece { batch: *batch, origin: Origin::Checkpoint, bytes };
+            let next = stage.thaw(place.1, slot, &piece, thawing.from.unwrap_or(0));
+            let next = next.map_err(|error| self.of_state(place, &error.to_string()))?;
+            thawing.from = Some(next.unwrap_or(0));
+            if next.is_none() {
+                thawing.pieces.pop_front();
+            }
+            self.kept().thawing.push_front(thawing);
+            return Ok(true);
+        }
+        match why {
+            Why::Restore { .. } => self.restored(place)?,
+            Why::Ahead { .. } => {
+                self.kept().preloading.remove(&place);
+                self.kept().ahead.insert(place, batch);
+                self.tell(LocalEvent::Preloaded { stage: place.0, partition: place.1 });
+            }
+        }
+        Ok(true)
     }
 
     fn of_state(&self, (stage, partition): Place, error: &str) -> String {

@@ -97,12 +97,13 @@ impl<R: Row, S: Sink<R>> Keeps for RunningSink<R, S> {
         partition: PartitionId,
         slot: Slot,
         piece: &Piece<'_>,
-    ) -> Result<(), StateError> {
+        _from: usize,
+    ) -> Result<Option<usize>, StateError> {
         // What is loaded ahead of a move is of a checkpoint whose owner is there to make it visible.
-        match slot {
-            Slot::Live => self.writer(partition)?.thaw(piece),
-            Slot::Copy | Slot::Ahead => Ok(()),
+        if slot == Slot::Live {
+            self.writer(partition)?.thaw(piece)?;
         }
+        Ok(None)
     }
 
     fn clear(&mut self, partition: PartitionId, slot: Slot) {

@@ -174,7 +174,8 @@ impl<D: SourceReader> Keeps for RunningSource<D> {
         partition: PartitionId,
         slot: Slot,
         piece: &Piece<'_>,
-    ) -> Result<(), StateError> {
+        _from: usize,
+    ) -> Result<Option<usize>, StateError> {
         if piece.bytes.len() != PIECE_LEN {
             return Err(StateError::Content("the position of a source has another length"));
         }
@@ -182,7 +183,7 @@ impl<D: SourceReader> Keeps for RunningSource<D> {
         let (offset, watermark) = (reader.u64()?, Watermark(reader.u64()?));
         let state = self.behind(offset, watermark, reader.0 != [0]);
         self.set(partition, slot, state);
-        Ok(())
+        Ok(None)
     }
 
     fn clear(&mut self, partition: PartitionId, slot: Slot) {

@@ -112,13 +112,16 @@ pub(crate) trait Stage {
 
     /// A piece of what it keeps of a partition.
     fn freeze(&mut self, partition: PartitionId, slot: Slot, extent: Extent) -> Vec<u8>;
-    /// Applies a piece.
+    /// About how large that would be.
+    fn weigh(&self, partition: PartitionId, extent: Extent) -> u64;
+    /// Applies a piece, or a bounded part of it from `from` on; says where to go on.
     fn thaw(
         &mut self,
         partition: PartitionId,
         slot: Slot,
         piece: &Piece<'_>,
-    ) -> Result<(), StateError>;
+        from: usize,
+    ) -> Result<Option<usize>, StateError>;
     /// Forgets what it keeps of a partition in that slot.
     fn clear(&mut self, partition: PartitionId, slot: Slot);
     /// Moves what it keeps of a partition to another slot.
@@ -317,15 +320,24 @@ where
         )
     }
 
+    fn weigh(&self, partition: PartitionId, extent: Extent) -> u64 {
+        self.head.weigh(partition, extent) + self.terminal.weigh(partition, extent)
+    }
+
     fn thaw(
         &mut self,
         partition: PartitionId,
         slot: Slot,
         piece: &Piece<'_>,
-    ) -> Result<(), StateError> {
+        from: usize,
+    ) -> Result<Option<usize>, StateError> {
         let (head, terminal) = state::split(piece)?;
-        self.head.thaw(partition, slot, &head)?;
-        self.terminal.thaw(partition, slot, &terminal)
+        let next = self.head.thaw(partition, slot, &head, from)?;
+        if next.is_none() {
+            // What a terminal keeps is small: it takes all of it at once.
+            self.terminal.thaw(partition, slot, &terminal, 0)?;
+        }
+        Ok(next)
     }
 
     fn clear(&mut self, partition: PartitionId, slot: Slot) {

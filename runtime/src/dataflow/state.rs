@@ -97,15 +97,22 @@ pub trait Keeps {
     ) {
     }
 
-    /// Applies a piece to the state in that slot.
+    /// About how much of the live state a piece of that extent would hold. Only shares of it matter.
+    fn weigh(&self, _partition: PartitionId, _extent: Extent) -> u64 {
+        0
+    }
+
+    /// Applies a piece to the state in that slot, or a bounded part of it, from `from` on, where 0 is its
+    /// beginning; says where to go on, if that was not all.
     fn thaw(
         &mut self,
         _partition: PartitionId,
         _slot: Slot,
         piece: &Piece<'_>,
-    ) -> Result<(), StateError> {
+        _from: usize,
+    ) -> Result<Option<usize>, StateError> {
         match piece.bytes.is_empty() {
-            true => Ok(()),
+            true => Ok(None),
             false => Err(StateError::Content("it has more than there should be")),
         }
     }

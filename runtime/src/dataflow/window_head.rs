@@ -171,7 +171,7 @@ where
     }
 
     /// Takes the memory of a partition's windows into account.
-    fn weigh(&mut self, partition: PartitionId) {
+    fn measure(&mut self, partition: PartitionId) {
         let bytes = self.partitions[partition.index()].memory_bytes();
         let before = std::mem::replace(&mut self.table_bytes[partition.index()], bytes);
         self.state_bytes = self.state_bytes - before + bytes;
@@ -188,28 +188,33 @@ where
         self.slot(partition, slot).freeze(extent, out);
     }
 
+    fn weigh(&self, partition: PartitionId, extent: Extent) -> u64 {
+        self.partitions[partition.index()].weigh(extent)
+    }
+
     fn thaw(
         &mut self,
         partition: PartitionId,
         slot: Slot,
         piece: &Piece<'_>,
-    ) -> Result<(), StateError> {
+        from: usize,
+    ) -> Result<Option<usize>, StateError> {
         let mut windows = self.take(partition, slot);
-        let thawed = windows.thaw(&mut self.spare, piece);
+        let thawed = windows.thaw(&mut self.spare, piece, from);
         *self.slot(partition, slot) = windows;
-        self.weigh(partition);
+        self.measure(partition);
         thawed
     }
 
     fn clear(&mut self, partition: PartitionId, slot: Slot) {
         self.take(partition, slot);
-        self.weigh(partition);
+        self.measure(partition);
     }
 
     fn shift(&mut self, partition: PartitionId, from: Slot, to: Slot) {
         let windows = self.take(partition, from);
         *self.slot(partition, to) = windows;
-        self.weigh(partition);
+        self.measure(partition);
     }
 }
 
@@ -252,7 +257,7 @@ where
             });
             self.spare.put(table);
         }
-        self.weigh(partition);
+        self.measure(partition);
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 //! how many there are (u64), and the entries, archived, one behind the other. A window that a later piece does not name was closed.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use drizzle_scheduler::BatchId;
 use drizzle_shuffle::{
@@ -21,6 +22,8 @@ use super::state::{Extent, Piece, PieceReader, StateError};
 const CHUNK: usize = 64;
 /// A window holds all its keys, however many.
 const TABLE_OPTIONS: CombinerOptions = CombinerOptions { max_entries: u32::MAX as usize };
+/// So many entries are applied at a time: a fraction of a millisecond.
+const THAWED_AT_ONCE: usize = 4096;
 /// How many empty tables are kept.
 const SPARE_TABLES: usize = 64;
 /// Larger ones are not: they would be memory that nobody can see.
@@ -105,33 +108,34 @@ impl<K: Record + PartitionKey, A: Record> OpenWindows<K, A> {
         self.windows.values().map(|table| table.entries.memory_bytes()).sum()
     }
 
+    /// How many entries belong to a piece of that extent.
+    pub(super) fn weigh(&self, extent: Extent) -> u64 {
+        self.windows.values().map(|table| table.weigh(extent)).sum()
+    }
+
     /// Appends what belongs to a piece of that extent.
     pub(super) fn freeze(&self, extent: Extent, out: &mut Vec<u8>) {
         out.extend_from_slice(&(self.windows.len() as u32).to_le_bytes());
         self.windows.keys().for_each(|start| out.extend_from_slice(&start.to_le_bytes()));
         let size = record_size::<PartialEntry<K, A>>();
         out.extend_from_slice(&(size as u32).to_le_bytes());
-        let count_at = out.len();
-        out.extend_from_slice(&[0; 8]);
+        let count = self.weigh(extent);
+        out.extend_from_slice(&count.to_le_bytes());
+        out.reserve(count as usize * size);
         for table in self.windows.values() {
-            for (chunk, &changed) in table.changed.iter().enumerate() {
-                if extent.includes(changed) {
-                    let first = chunk * CHUNK;
-                    let end = (first + CHUNK).min(table.entries.len());
-                    table.entries.entries(first..end).for_each(|entry| append_record(entry, out));
-                }
+            for entries in table.chunks(extent) {
+                table.entries.entries(entries).for_each(|entry| append_record(entry, out));
             }
         }
-        let count = (out.len() - count_at - 8) / size;
-        out[count_at..count_at + 8].copy_from_slice(&(count as u64).to_le_bytes());
     }
 
-    /// Applies a piece.
+    /// Applies a piece, or [so many](THAWED_AT_ONCE) of its entries from the `from`-th on; says where to go on.
     pub(super) fn thaw(
         &mut self,
         spare: &mut SpareTables<K, A>,
         piece: &Piece<'_>,
-    ) -> Result<(), StateError> {
+        from: usize,
+    ) -> Result<Option<usize>, StateError> {
         let mut reader = PieceReader(piece.bytes);
         let count = reader.u32()?;
         let mut open = Vec::new();
@@ -151,7 +155,8 @@ impl<K: Record + PartitionKey, A: Record> OpenWindows<K, A> {
         if !entries.remainder().is_empty() || entries.len() as u64 != count {
             return Err(StateError::Content("entries are missing"));
         }
-        for bytes in entries {
+        let (all, end) = (entries.len(), from.saturating_add(THAWED_AT_ONCE));
+        for bytes in entries.skip(from).take(THAWED_AT_ONCE) {
             let entry: PartialEntry<K, A> = read_record(bytes)
                 .map_err(|_| StateError::Content("an entry has a value that its type lacks"))?;
             if open.binary_search(&entry.window_start).is_err() {
@@ -163,11 +168,25 @@ impl<K: Record + PartitionKey, A: Record> OpenWindows<K, A> {
                 *gathered = accumulator;
             });
         }
-        Ok(())
+        Ok((end < all).then_some(end))
     }
 }
 
 impl<K: Copy + Eq, A: Copy> Table<K, A> {
+    /// The entries that belong to a piece of that extent, chunk by chunk.
+    fn chunks(&self, extent: Extent) -> impl Iterator<Item = Range<usize>> {
+        let chunks = self.changed.iter().enumerate();
+        let included = chunks.filter(move |(_, changed)| extent.includes(**changed));
+        included.map(|(chunk, _)| {
+            let first = chunk * CHUNK;
+            first..(first + CHUNK).min(self.entries.len())
+        })
+    }
+
+    fn weigh(&self, extent: Extent) -> u64 {
+        self.chunks(extent).map(|entries| entries.len() as u64).sum()
+    }
+
     /// Hands out all entries, and is empty afterwards.
     pub(super) fn drain(&mut self, mut each: impl FnMut(&PartialEntry<K, A>)) {
         let drained = self.entries.drain(|_, entry| {

@@ -6,14 +6,14 @@
 //! head of one family can be taken for one of another.
 
 use drizzle_scheduler::message::{Report, WorkerMessage};
-use drizzle_scheduler::{Incarnation, Life, Term, WorkerId};
+use drizzle_scheduler::{Epoch, Incarnation, Life, Term, WorkerId};
 
 use super::codec::{DecodeError, MAX_TEXT, Reader, Writer};
 use super::frame::{FrameKind, append_frame};
 use super::ids::MAX_WORKERS;
 use super::message::{
-    CoreCosts, FinalReport, MemoryPeaks, Peer, Request, Returning, TimeByKind, ToDriver, ToWorker,
-    WorkerStatus,
+    CoreCosts, FinalReport, MemoryPeaks, Peer, Regained, Request, Returning, TimeByKind, ToDriver,
+    ToWorker, WorkerStatus,
 };
 use super::orders::{read_driver_message, write_driver_message};
 use super::ranges::MAX_RANGES;
@@ -46,6 +46,7 @@ const FAILED: u8 = 9;
 const FINISHED: u8 = 10;
 const RETURN: u8 = 11;
 const ASK: u8 = 12;
+const REGAINED: u8 = 13;
 
 // Tags of `ToWorker`: 64 to 127.
 const WELCOME: u8 = 64;
@@ -152,6 +153,15 @@ fn write_to_driver(writer: &mut Writer<'_>, message: &ToDriver) {
             writer.u64(incarnation.0);
             writer.text(reason);
         }
+        ToDriver::Regained { core, epoch, what } => {
+            writer.u8(REGAINED);
+            writer.u16(*core);
+            writer.u64(epoch.0);
+            writer.u8(match what {
+                Regained::State => 1,
+                Regained::Time => 2,
+            });
+        }
         ToDriver::Failed { reason } => {
             writer.u8(FAILED);
             writer.text(reason);
@@ -195,6 +205,17 @@ fn read_to_driver(reader: &mut Reader<'_>) -> Result<ToDriver, DecodeError> {
             worker: WorkerId(reader.u32("a lost worker's number")?),
             incarnation: Incarnation(reader.u64("a lost worker's incarnation")?),
             reason: reader.text("a reason", MAX_TEXT)?,
+        },
+        REGAINED => ToDriver::Regained {
+            core: reader.u16("a core's number")?,
+            epoch: Epoch(reader.u64("an epoch")?),
+            what: match reader.u8("what is there again")? {
+                1 => Regained::State,
+                2 => Regained::Time,
+                found => {
+                    return Err(DecodeError::UnknownTag { what: "what is there again", found });
+                }
+            },
         },
         FAILED => ToDriver::Failed { reason: reader.text("a reason", MAX_TEXT)? },
         FINISHED => ToDriver::Finished(Box::new(read_final_report(reader)?)),

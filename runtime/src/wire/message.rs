@@ -4,7 +4,9 @@ use crate::io::SystemCalls;
 use std::net::SocketAddr;
 
 use drizzle_scheduler::message::{DriverMessage, TakenRange, WorkerMessage};
-use drizzle_scheduler::{BatchId, CoreId, Incarnation, Life, PartitionId, StageId, Term, WorkerId};
+use drizzle_scheduler::{
+    BatchId, CoreId, Epoch, Incarnation, Life, PartitionId, StageId, Term, WorkerId,
+};
 use drizzle_shuffle::{BundleHeader, Place};
 
 /// From a worker to the driver, on the control connection.
@@ -56,6 +58,15 @@ pub enum ToDriver {
         /// How that was noticed.
         reason: String,
     },
+    /// How far one of its cores is with lost partitions that it was given.
+    Regained {
+        /// The core.
+        core: u16,
+        /// By which recovery.
+        epoch: Epoch,
+        /// What is there again.
+        what: Regained,
+    },
     /// The job cannot go on.
     Failed {
         /// One sentence.
@@ -67,6 +78,15 @@ pub enum ToDriver {
     Return(Returning),
     /// First of all, and instead of everything else: somebody who operates the cluster wants something.
     Ask(Request),
+}
+
+/// What of lost partitions is there again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Regained {
+    /// What they kept at the checkpoint.
+    State,
+    /// All batches since then that were due when they were lost.
+    Time,
 }
 
 /// A worker that has lost its driver, as it tells the next.

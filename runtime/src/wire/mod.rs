@@ -40,7 +40,7 @@ pub use data::{decode_data, encode_bundle, encode_data, encode_mapped};
 pub use frame::{Frame, FrameDecoder, FrameError, FrameHead, FrameKind};
 pub use journal::{EntryError, decode_entry, encode_entry};
 pub use message::{
-    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, Request, Returning,
+    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, Regained, Request, Returning,
     StatePart, TimeByKind, ToDriver, ToWorker, WorkerStatus,
 };
 pub use ranges::MAX_RANGES;

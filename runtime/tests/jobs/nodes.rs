@@ -52,7 +52,13 @@ impl Observer for Told {
             Change::WorkerLost { worker, .. } => format!("event: {worker} lost"),
             Change::Recovered { .. } => "event: recovered".to_owned(),
             Change::TookOver => "event: took over".to_owned(),
-            Change::Fenced | Change::CaughtUp | Change::Durable { .. } => return,
+            Change::WorkerLeft { worker } => format!("event: {worker} left"),
+            Change::Fenced
+            | Change::Loaded
+            | Change::Replayed
+            | Change::CaughtUp
+            | Change::Moved { .. }
+            | Change::Durable { .. } => return,
         };
         let _ = self.0.send(text);
     }

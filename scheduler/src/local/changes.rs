@@ -194,7 +194,7 @@ impl LocalScheduler {
         };
         // The new owner has loaded what the manifest has of it: no other can have come since.
         let base = self.history.durable();
-        let since = lane.snapshots.base.filter(|&since| since == base);
+        let since = lane.snapshots.base().filter(|&since| since == base);
         let copy = ShippedCopy { stage, partition, batch, to: moved.to, since };
         self.ship(&copy, actions);
         if self.options.bugs.has(Bug::CopyFreedEarly) {

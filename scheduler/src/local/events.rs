@@ -126,6 +126,8 @@ pub enum LocalEvent<'a> {
         partition: PartitionId,
         /// The checkpoint.
         batch: BatchId,
+        /// What it holds the changes after.
+        since: Option<BatchId>,
     },
     /// A snapshot could not be written.
     SnapshotFailed {
@@ -249,8 +251,9 @@ pub enum LocalAction {
         partition: PartitionId,
         /// The last batch that it includes.
         batch: BatchId,
-        /// Only what changed after this batch; everything where there is none.
-        since: Option<BatchId>,
+        /// What it may build on, oldest first; [`crate::checkpoint::build_on`] chooses one of these, when
+        /// it is known how much has changed.
+        chain: Vec<BatchId>,
     },
     /// Load what the manifest has of a partition that will move here.
     Preload {

@@ -46,14 +46,20 @@ pub(super) struct Replay {
 }
 
 /// What a lane has of itself in checkpoints.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Snapshots {
+    /// Of which batches the snapshots are that the newest durable manifest lists for it, if that manifest
+    /// includes its changes: the first is whole, the others are changes.
+    pub(super) chain: Vec<BatchId>,
+    /// The last one begun.
+    pub(super) begun: Option<(BatchId, Stored)>,
+}
+
+impl Snapshots {
     /// The newest durable manifest that includes its changes.
-    pub(super) base: Option<BatchId>,
-    /// How many snapshots that manifest lists for it: the first is whole, the others are changes.
-    pub(super) chain: usize,
-    /// The last one begun: its batch, what it holds the changes after, and whether it is durable.
-    pub(super) begun: Option<(BatchId, Option<BatchId>, Stored)>,
+    pub(super) fn base(&self) -> Option<BatchId> {
+        self.chain.last().copied()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

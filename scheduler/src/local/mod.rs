@@ -175,8 +175,8 @@ impl LocalScheduler {
             LocalEvent::Preloaded { stage, partition } => {
                 self.preloaded(stage, partition, actions);
             }
-            LocalEvent::SnapshotDurable { stage, partition, batch } => {
-                self.snapshot_is_durable(stage, partition, batch, actions);
+            LocalEvent::SnapshotDurable { stage, partition, batch, since } => {
+                self.snapshot_is_durable(stage, partition, batch, since, actions);
             }
             LocalEvent::SnapshotFailed { batch, .. } => self.snapshot_failed(batch, actions),
             LocalEvent::Reconnected { worker } => self.reconnected(worker, actions),
@@ -227,6 +227,12 @@ impl LocalScheduler {
     /// The newest version of the placement that this core knows: what it says in its blocks.
     pub fn epoch(&self) -> Epoch {
         self.history.epoch
+    }
+
+    /// Whether some task of a batch that was due by then is still to be run here.
+    pub fn is_behind(&self, due: Instant) -> bool {
+        let is_due = |lane: &Lane| self.groups.start_of(lane.first).is_some_and(|at| at <= due);
+        self.lanes.all().any(|(_, lane)| is_due(lane))
     }
 
     /// Ranges that go with every frame to another core.

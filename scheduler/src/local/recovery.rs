@@ -197,14 +197,11 @@ impl LocalScheduler {
             }
         }
         self.start_again(stage, partition, after, from, actions);
-        let chain = recover
-            .manifest
-            .as_ref()
-            .map_or(0, |manifest| manifest.snapshots_of(stage, partition).count());
+        let manifest = recover.manifest.as_ref();
+        let chain = manifest.map_or_else(Vec::new, |m| m.chain_of(stage, partition));
         let lane = self.lanes.get_mut(stage, partition).expect("it was just added");
         lane.replays.push(replay);
-        if from == Restore::Manifest && chain > 0 {
-            lane.snapshots.base = Some(after);
+        if from == Restore::Manifest {
             lane.snapshots.chain = chain;
         }
     }

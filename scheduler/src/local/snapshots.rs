@@ -8,9 +8,6 @@ use crate::local::lane::{LaneState, Snapshots, Stored};
 use crate::local::{CoreReport, LocalAction, LocalScheduler};
 use crate::message::Restore;
 
-/// So many snapshots of a partition are listed at most: the first is whole, the others changes.
-const CHAIN: usize = 8;
-
 impl LocalScheduler {
     pub(super) fn checkpoint(&mut self, batch: BatchId, actions: &mut Vec<LocalAction>) {
         let mut due = Vec::new();
@@ -60,14 +57,15 @@ impl LocalScheduler {
         }
         let Some(lane) = self.lanes.get_mut(stage, partition) else { return };
         let own = &mut lane.snapshots;
-        let mut since = own.base.filter(|_| own.chain < CHAIN);
+        let mut chain = own.chain.clone();
         if self.options.bugs.has(Bug::AbandonedClearsChanges)
-            && let Some((begun, ..)) = own.begun
+            && let Some((begun, _)) = own.begun
+            && let Some(newest) = chain.last_mut()
         {
-            since = since.map(|since| since.max(begun));
+            *newest = begun.max(*newest);
         }
-        own.begun = Some((batch, since, Stored::NotYet));
-        actions.push(LocalAction::Snapshot { stage, partition, batch, since });
+        own.begun = Some((batch, Stored::NotYet));
+        actions.push(LocalAction::Snapshot { stage, partition, batch, chain });
     }
 
     pub(super) fn snapshot_is_durable(
@@ -75,14 +73,14 @@ impl LocalScheduler {
         stage: StageId,
         partition: PartitionId,
         batch: BatchId,
+        since: Option<BatchId>,
         actions: &mut Vec<LocalAction>,
     ) {
         let is_wanted = self.history.checkpoint == Some(batch);
         let Some(lane) = self.lanes.get_mut(stage, partition).filter(|_| is_wanted) else { return };
-        let Some((begun, since, stored)) = &mut lane.snapshots.begun else { return };
+        let Some((begun, stored)) = &mut lane.snapshots.begun else { return };
         if *begun == batch && *stored == Stored::NotYet {
             *stored = Stored::Durably;
-            let since = *since;
             let report = CoreReport::Snapshot { stage, partition, batch, since };
             actions.push(LocalAction::Report(report));
         }
@@ -126,17 +124,13 @@ impl LocalScheduler {
         let mut skipped = false;
         let plan = self.plan.clone();
         for (stage, lane) in self.lanes.all_mut() {
-            let listed = manifest.snapshots_of(stage, lane.partition).count();
+            let listed = manifest.chain_of(stage, lane.partition);
             let own = &mut lane.snapshots;
             if lane.first > batch {
-                if matches!(own.begun, Some((begun, _, Stored::Durably)) if begun == batch) {
-                    own.base = Some(batch);
-                    own.chain = listed;
-                } else {
-                    // The manifest has another owner's snapshot, which this lane is beyond: what
-                    // changed since then is not known apart, so the next snapshot is whole.
-                    own.base = None;
-                }
+                // Otherwise the manifest has another owner's snapshot, which this lane is beyond: what
+                // changed since then is not known apart, so the next snapshot is whole.
+                let is_own = own.begun == Some((batch, Stored::Durably));
+                own.chain = if is_own { listed } else { Vec::new() };
                 continue;
             }
             skipped = true;
@@ -146,7 +140,7 @@ impl LocalScheduler {
             } else if plan.needs_snapshot(stage) {
                 // The blocks for later batches are here, and nobody will send them once more.
                 lane.start_after(batch);
-                lane.snapshots = Snapshots { base: Some(batch), chain: listed, begun: None };
+                lane.snapshots = Snapshots { chain: listed, begun: None };
                 behind.push((stage, lane.partition));
             } else {
                 lane.skip_through(batch);

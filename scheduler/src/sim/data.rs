@@ -219,8 +219,8 @@ pub(crate) struct PartitionState {
     pub(crate) offset: u64,
     pub(crate) watermark: Option<Watermark>,
     pub(crate) basis: Basis,
-    /// What changed, batch by batch, since this object came to be.
-    changes: BTreeMap<BatchId, Change>,
+    /// What changed, batch by batch; what changed before this object came to be, by the piece that brought it.
+    changes: BTreeMap<BatchId, Vec<Change>>,
     /// The changes of all batches after this one are known.
     changes_after: BatchId,
     /// What each batch wrote to the feedback edge.
@@ -252,7 +252,19 @@ impl PartitionState {
     /// Takes what a batch changed.
     pub(crate) fn apply(&mut self, batch: BatchId, change: Change) {
         self.kept.apply(&change);
-        self.changes.insert(batch, change);
+        self.changes.entry(batch).or_default().push(change);
+    }
+
+    /// How much changed after `since`, or how much there is.
+    pub(crate) fn changed(&self, since: Option<BatchId>) -> u64 {
+        let size = |change: &Change| (change.added.len() + change.removed.len()) as u64;
+        match since {
+            None => self.kept.records.len() as u64,
+            Some(since) => {
+                let changes = self.changes.range(since.next()..).flat_map(|(_, changes)| changes);
+                changes.map(size).sum()
+            }
+        }
     }
 
     /// Freezes the state after `batch`: all of it, or what changed after `since`.
@@ -266,7 +278,7 @@ impl PartitionState {
         let staged = self.staged.iter().filter(|(of, _)| is_wanted(of));
         let staged = staged.map(|(of, output)| (*of, output.clone())).collect();
         let changes = self.changes.iter().filter(|(of, _)| since.is_some() && is_wanted(of));
-        let changes = changes.map(|(_, change)| change.clone()).collect();
+        let changes = changes.flat_map(|(_, changes)| changes.clone()).collect();
         Ok(Piece {
             since,
             batch,
@@ -301,14 +313,15 @@ impl PartitionState {
     pub(crate) fn with(mut self, piece: &Piece) -> PartitionState {
         if piece.since.is_none() {
             self.kept = piece.whole.clone();
+            self.changes.clear();
+            self.changes_after = piece.batch;
         }
         piece.changes.iter().for_each(|change| self.kept.apply(change));
+        self.changes.insert(piece.batch, piece.changes.clone());
         self.batch = piece.batch;
         self.offset = piece.offset;
         self.watermark = piece.watermark;
         self.basis = piece.basis.clone();
-        self.changes.clear();
-        self.changes_after = piece.batch;
         self.feedback = BTreeMap::from([(piece.batch, piece.feedback.clone())]);
         // What stands before `since` was part of a durable checkpoint, or comes with an older piece.
         self.staged.extend(piece.staged.iter().map(|(batch, output)| (*batch, output.clone())));

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use drizzle_scheduler::driver::DriverAction;
-use drizzle_scheduler::message::{Decision, Order, Report, WorkerMessage};
-use drizzle_scheduler::{OrderNumber, WorkerId};
+use drizzle_scheduler::message::{Decision, Order, Recover, Report, WorkerMessage};
+use drizzle_scheduler::{CoreId, Epoch, OrderNumber, WorkerId};
 
 use super::observer::{Change, ClusterEvent};
 use super::{DriverNode, Observer};
 use crate::clock::monotonic_now;
 use crate::node::JobReport;
+use crate::wire::Regained;
 
 /// What has been seen so far.
 #[derive(Debug, Default)]
@@ -19,6 +20,9 @@ pub(super) struct Changes {
     /// The fence that members are answering, and who has not.
     fence: Option<(OrderNumber, BTreeSet<WorkerId>)>,
     progress: Progress,
+    regaining: Regaining,
+    /// How many partitions will move with the next cut.
+    moving: Option<usize>,
     takeover: Takeover,
 }
 
@@ -28,6 +32,31 @@ enum Progress {
     #[default]
     CaughtUp,
     CatchingUp,
+}
+
+/// Cores that were given lost partitions, and have not said that these are there again.
+#[derive(Debug, Default)]
+struct Regaining {
+    epoch: Epoch,
+    without_state: BTreeSet<CoreId>,
+    behind: BTreeSet<CoreId>,
+}
+
+impl Regaining {
+    fn new(recover: &Recover) -> Regaining {
+        let cores: BTreeSet<CoreId> = recover.moved.iter().map(|rollback| rollback.to).collect();
+        Regaining { epoch: recover.epoch, without_state: cores.clone(), behind: cores }
+    }
+
+    /// Takes what a core says; whether it was the last of them.
+    fn regained(&mut self, core: CoreId, epoch: Epoch, what: Regained) -> Option<Change> {
+        let (waiting, change) = match what {
+            Regained::State => (&mut self.without_state, Change::Loaded),
+            Regained::Time => (&mut self.behind, Change::Replayed),
+        };
+        let was_last = epoch == self.epoch && waiting.remove(&core) && waiting.is_empty();
+        was_last.then_some(change)
+    }
 }
 
 /// Whether an earlier driver's workers are still to be asked.
@@ -80,6 +109,9 @@ impl DriverNode<'_> {
             {
                 self.observe_decision(*to, number, decision);
             }
+            if let DriverAction::Drained { worker } = action {
+                self.event(Change::WorkerLeft { worker: *worker });
+            }
             if let DriverAction::GroupDone { .. } = action
                 && self.changes.progress == Progress::CatchingUp
             {
@@ -112,17 +144,22 @@ impl DriverNode<'_> {
             }
             Decision::Recover(recover) => {
                 self.changes.progress = Progress::CatchingUp;
+                self.changes.regaining = Regaining::new(recover);
                 self.event(Change::Recovered { epoch: recover.epoch });
             }
             Decision::Durable(manifest) => self.event(Change::Durable { batch: manifest.batch }),
+            Decision::Prepare(moves) => self.changes.moving = Some(moves.len()),
+            Decision::AbandonMoves => self.changes.moving = None,
+            Decision::CommitCut { .. } => {
+                if let Some(partitions) = self.changes.moving.take() {
+                    self.event(Change::Moved { partitions });
+                }
+            }
             Decision::ScheduleGroup(_)
             | Decision::CutGroup { .. }
-            | Decision::CommitCut { .. }
             | Decision::Fence(_)
             | Decision::Checkpoint { .. }
-            | Decision::AbandonCheckpoint { .. }
-            | Decision::Prepare(_)
-            | Decision::AbandonMoves => {}
+            | Decision::AbandonCheckpoint { .. } => {}
         }
     }
 
@@ -133,6 +170,13 @@ impl DriverNode<'_> {
             && fence == number
         {
             self.answered_fence(message.worker);
+        }
+    }
+
+    /// A core has something of lost partitions again.
+    pub(super) fn regained(&mut self, core: CoreId, epoch: Epoch, what: Regained) {
+        if let Some(change) = self.changes.regaining.regained(core, epoch, what) {
+            self.event(change);
         }
     }
 
@@ -163,6 +207,13 @@ fn count(report: &mut JobReport, change: &Change) {
             report.checkpoints += 1;
             report.durable = *batch;
         }
-        Change::WorkerJoined { .. } | Change::Fenced | Change::CaughtUp | Change::TookOver => {}
+        Change::WorkerJoined { .. }
+        | Change::WorkerLeft { .. }
+        | Change::Moved { .. }
+        | Change::Fenced
+        | Change::Loaded
+        | Change::Replayed
+        | Change::CaughtUp
+        | Change::TookOver => {}
     }
 }

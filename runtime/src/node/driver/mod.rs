@@ -24,7 +24,7 @@ use drizzle_scheduler::driver::{
     Adaptation, Balance, Driver, DriverAction, DriverEvent, DriverOptions, Durability, GroupSize,
 };
 use drizzle_scheduler::plan::Prescheduling;
-use drizzle_scheduler::{Incarnation, Life, Term, WorkerId};
+use drizzle_scheduler::{CoreId, Incarnation, Life, Term, WorkerId};
 
 use crate::clock::monotonic_now;
 use crate::dataflow::Job;
@@ -376,6 +376,11 @@ impl<'a> DriverNode<'a> {
                 self.peer_lost(number, Life { worker, incarnation }, reason);
                 Ok(())
             }
+            (Stage::Ready | Stage::Finishing, ToDriver::Regained { core, epoch, what }) => {
+                let worker = member.worker;
+                self.regained(CoreId { worker, core }, epoch, what);
+                Ok(())
+            }
             (_, ToDriver::Failed { reason }) => {
                 let reason = format!("{}: {reason}", member.name());
                 Err(NodeError::Job(reason))
@@ -406,6 +411,7 @@ impl<'a> DriverNode<'a> {
             | ToDriver::Heartbeat { .. }
             | ToDriver::Results { .. }
             | ToDriver::PeerLost { .. }
+            | ToDriver::Regained { .. }
             | ToDriver::Failed { .. }
             | ToDriver::Finished(_) => {
                 let line =

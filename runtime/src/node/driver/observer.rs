@@ -60,8 +60,22 @@ pub enum Change {
         /// The version of the placement.
         epoch: Epoch,
     },
+    /// Its state is there again, of all partitions.
+    Loaded,
+    /// And all that was due when it was lost has been done again.
+    Replayed,
     /// The first group is done since then.
     CaughtUp,
+    /// Partitions go to other cores after this cut, as planned.
+    Moved {
+        /// How many.
+        partitions: usize,
+    },
+    /// A worker has left, as planned.
+    WorkerLeft {
+        /// The worker.
+        worker: WorkerId,
+    },
     /// A checkpoint is durable.
     Durable {
         /// Its batch.

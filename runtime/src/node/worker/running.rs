@@ -219,6 +219,9 @@ impl Running {
                 CoreOutput::PeerLost { worker, incarnation, reason } => {
                     node.say_peer_lost(Life { worker, incarnation }, reason)?;
                 }
+                CoreOutput::Regained { epoch, what } => {
+                    node.say_in_any_case(ToDriver::Regained { core, epoch, what })?;
+                }
                 CoreOutput::Failed { reason } => {
                     node.say_in_any_case(ToDriver::Failed { reason })?;
                 }

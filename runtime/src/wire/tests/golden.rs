@@ -17,7 +17,7 @@ use super::Message;
 use crate::io::SystemCalls;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::message::{
-    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, Request, Returning,
+    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, Regained, Request, Returning,
     StatePart, TimeByKind, ToDriver, ToWorker, WorkerStatus,
 };
 
@@ -61,7 +61,7 @@ fn joining_has_these_bytes() {
     driver(
         ToDriver::Hello { cores: 0x0102, process: 0x0304_0506 },
         &expect![[r#"
-            44525a4c 0700 0100 07000000 00000000 34d66aae 00000000
+            44525a4c 0800 0100 07000000 00000000 9f617954 00000000
             01020106 050403
         "#]],
     );
@@ -73,7 +73,7 @@ fn joining_has_these_bytes() {
             runtime: "plain".to_owned(),
         },
         &expect![[r#"
-            44525a4c 0700 0100 19000000 00000000 afbebfce 00000000
+            44525a4c 0800 0100 19000000 00000000 e4caf3db 00000000
             02080706 05040302 01047f00 00013412 05000000 706c6169 6e
         "#]],
     );
@@ -81,7 +81,7 @@ fn joining_has_these_bytes() {
     driver(
         ToDriver::Joined { fingerprint: 1, data_address, runtime: String::new() },
         &expect![[r#"
-            44525a4c 0700 0100 28000000 00000000 4b9066e1 00000000
+            44525a4c 0800 0100 28000000 00000000 6bcc70a3 00000000
             02010000 00000000 0006fe80 00000000 00000000 00000000 00013412 00000000
             05000000 00000000
         "#]],
@@ -89,14 +89,14 @@ fn joining_has_these_bytes() {
     driver(
         ToDriver::CannotJoin { reason: "no file".into() },
         &expect![[r#"
-            44525a4c 0700 0100 0c000000 00000000 efee2b8e 00000000
+            44525a4c 0800 0100 0c000000 00000000 1381d367 00000000
             03070000 006e6f20 66696c65
         "#]],
     );
     driver(
         ToDriver::Ready,
         &expect![[r#"
-            44525a4c 0700 0100 01000000 00000000 1812353a 00000000
+            44525a4c 0800 0100 01000000 00000000 fa0e762b 00000000
             04
         "#]],
     );
@@ -108,7 +108,7 @@ fn what_a_worker_says_while_it_works_has_these_bytes() {
     driver(
         ToDriver::Heartbeat { sent_ns: 1, status },
         &expect![[r#"
-            44525a4c 0700 0100 1b000000 00000000 0dba4b00 00000000
+            44525a4c 0800 0100 1b000000 00000000 76c1ade0 00000000
             06010000 00000000 00020000 00000000 00030000 00000000 000000
         "#]],
     );
@@ -117,7 +117,7 @@ fn what_a_worker_says_while_it_works_has_these_bytes() {
     driver(
         ToDriver::Heartbeat { sent_ns: 1, status },
         &expect![[r#"
-            44525a4c 0700 0100 2e000000 00000000 48bb1fd4 00000000
+            44525a4c 0800 0100 2e000000 00000000 02629169 00000000
             06010000 00000000 00020000 00000000 00030000 00000000 00010700 00006261
             74636820 33010400 00006675 6c6c
         "#]],
@@ -125,7 +125,7 @@ fn what_a_worker_says_while_it_works_has_these_bytes() {
     driver(
         ToDriver::Results { rows: b"rows".to_vec() },
         &expect![[r#"
-            44525a4c 0700 0100 09000000 00000000 96a57a14 00000000
+            44525a4c 0800 0100 09000000 00000000 7d3b1e5f 00000000
             07040000 00726f77 73
         "#]],
     );
@@ -136,14 +136,21 @@ fn what_a_worker_says_while_it_works_has_these_bytes() {
             reason: "reset".into(),
         },
         &expect![[r#"
-            44525a4c 0700 0100 16000000 00000000 21d5a273 00000000
+            44525a4c 0800 0100 16000000 00000000 7cd511f7 00000000
             08010000 00020000 00000000 00050000 00726573 6574
+        "#]],
+    );
+    driver(
+        ToDriver::Regained { core: 3, epoch: Epoch(2), what: Regained::Time },
+        &expect![[r#"
+            44525a4c 0800 0100 0c000000 00000000 9041d21a 00000000
+            0d030002 00000000 00000002
         "#]],
     );
     driver(
         ToDriver::Failed { reason: "panicked".into() },
         &expect![[r#"
-            44525a4c 0700 0100 0d000000 00000000 274a32a7 00000000
+            44525a4c 0800 0100 0d000000 00000000 ed12f619 00000000
             09080000 0070616e 69636b65 64
         "#]],
     );
@@ -165,7 +172,7 @@ fn what_a_worker_says_while_it_works_has_these_bytes() {
     driver(
         ToDriver::Finished(Box::new(report)),
         &expect![[r#"
-            44525a4c 0700 0100 1d010000 00000000 adb296d9 00000000
+            44525a4c 0800 0100 1d010000 00000000 b54f07d6 00000000
             0a020000 00050000 006c696e 65730100 00000000 00000300 00006261 64020000
             00000000 00030000 00000000 00040000 00000000 00200000 00000000 00210000
             00000000 00080000 00000000 00090000 00000000 000a0000 00000000 000b0000
@@ -186,7 +193,7 @@ fn welcoming_has_these_bytes() {
     worker(
         ToWorker::Welcome { term, worker: WorkerId(2), incarnation, arguments },
         &expect![[r#"
-            44525a4c 0700 0200 2e000000 00000000 b1ab5aaf 00000000
+            44525a4c 0800 0200 2e000000 00000000 fb72d412 00000000
             40010000 00000000 00020000 00030000 00000000 00030000 00030000 00797362
             06000000 2d2d7261 74650000 0000
         "#]],
@@ -194,7 +201,7 @@ fn welcoming_has_these_bytes() {
     worker(
         ToWorker::Refused { reason: "full".into() },
         &expect![[r#"
-            44525a4c 0700 0200 09000000 00000000 f6d7e675 00000000
+            44525a4c 0800 0200 09000000 00000000 1d49823e 00000000
             41040000 0066756c 6c
         "#]],
     );
@@ -208,7 +215,7 @@ fn welcoming_has_these_bytes() {
     worker(
         ToWorker::Peers { cores_on_host: 4, peers },
         &expect![[r#"
-            44525a4c 0700 0200 47000000 00000000 2836ea94 00000000
+            44525a4c 0800 0200 47000000 00000000 ad831049 00000000
             42040000 00020000 00000000 00020000 00000000 00030004 0a000001 00010100
             00000200 00000000 00000300 06000000 00000000 00000000 00000000 01010000
             00000000 000000
@@ -229,7 +236,7 @@ fn returning_and_asking_have_these_bytes() {
             term: Term(6),
         }),
         &expect![[r#"
-            44525a4c 0700 0100 33000000 00000000 49d9d00f 00000000
+            44525a4c 0800 0100 33000000 00000000 6de4d1af 00000000
             0b010000 00020000 00000000 00030004 00000005 00000000 00000004 7f000001
             34120500 0000706c 61696e06 00000000 000000
         "#]],
@@ -237,44 +244,44 @@ fn returning_and_asking_have_these_bytes() {
     worker(
         ToWorker::Back { term: Term(7) },
         &expect![[r#"
-        44525a4c 0700 0200 09000000 00000000 20faa137 00000000
-        47070000 00000000 00
-    "#]],
+            44525a4c 0800 0200 09000000 00000000 cb64c57c 00000000
+            47070000 00000000 00
+        "#]],
     );
     driver(
         ToDriver::Ask(Request::Status),
         &expect![[r#"
-        44525a4c 0700 0100 02000000 00000000 4643a9ff 00000000
-        0c01
-    "#]],
+            44525a4c 0800 0100 02000000 00000000 b7d8b3fd 00000000
+            0c01
+        "#]],
     );
     driver(
         ToDriver::Ask(Request::Scale { workers: 8 }),
         &expect![[r#"
-        44525a4c 0700 0100 06000000 00000000 66a7ca46 00000000
-        0c020800 0000
-    "#]],
+            44525a4c 0800 0100 06000000 00000000 efb89d11 00000000
+            0c020800 0000
+        "#]],
     );
     driver(
         ToDriver::Ask(Request::Drain { worker: WorkerId(9) }),
         &expect![[r#"
-        44525a4c 0700 0100 06000000 00000000 72629ea3 00000000
-        0c030900 0000
-    "#]],
+            44525a4c 0800 0100 06000000 00000000 fb7dc9f4 00000000
+            0c030900 0000
+        "#]],
     );
     driver(
         ToDriver::Ask(Request::Savepoint { to: "here".into() }),
         &expect![[r#"
-        44525a4c 0700 0100 0a000000 00000000 3d4eab7a 00000000
-        0c040400 00006865 7265
-    "#]],
+            44525a4c 0800 0100 0a000000 00000000 82295900 00000000
+            0c040400 00006865 7265
+        "#]],
     );
     worker(
         ToWorker::Answer { text: "two".into() },
         &expect![[r#"
-        44525a4c 0700 0200 08000000 00000000 8c11b9d0 00000000
-        48030000 0074776f
-    "#]],
+            44525a4c 0800 0200 08000000 00000000 a61c81eb 00000000
+            48030000 0074776f
+        "#]],
     );
 }
 
@@ -283,21 +290,21 @@ fn what_else_the_driver_says_has_these_bytes() {
     worker(
         ToWorker::HeartbeatAnswer { sent_ns: 1, driver_ns: 2 },
         &expect![[r#"
-            44525a4c 0700 0200 11000000 00000000 a53291b2 00000000
+            44525a4c 0800 0200 11000000 00000000 43b711d9 00000000
             44010000 00000000 00020000 00000000 00
         "#]],
     );
     worker(
         ToWorker::Finish,
         &expect![[r#"
-            44525a4c 0700 0200 01000000 00000000 15e25b35 00000000
+            44525a4c 0800 0200 01000000 00000000 f7fe1824 00000000
             45
         "#]],
     );
     worker(
         ToWorker::Abort { reason: "why".into() },
         &expect![[r#"
-            44525a4c 0700 0200 08000000 00000000 fd768a25 00000000
+            44525a4c 0800 0200 08000000 00000000 d77bb21e 00000000
             46030000 00776879
         "#]],
     );
@@ -309,7 +316,7 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::Hello { worker: WorkerId(1), incarnation, to: WorkerId(3), rendezvous: None },
         &expect![[r#"
-            44525a4c 0700 0300 12000000 00000000 8b324191 00000000
+            44525a4c 0800 0300 12000000 00000000 fcfdbb54 00000000
             80010000 00020000 00000000 00030000 0000
         "#]],
     );
@@ -317,7 +324,7 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::Hello { worker: WorkerId(1), incarnation, to: WorkerId(3), rendezvous },
         &expect![[r#"
-            44525a4c 0700 0300 22000000 00000000 250c3d6d 00000000
+            44525a4c 0800 0300 22000000 00000000 ccbdfba3 00000000
             80010000 00020000 00000000 00030000 00010707 07070707 07070707 07070707
             0707
         "#]],
@@ -325,21 +332,21 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::Met,
         &expect![[r#"
-            44525a4c 0700 0300 01000000 00000000 13b0cc93 00000000
+            44525a4c 0800 0300 01000000 00000000 f1ac8f82 00000000
             84
         "#]],
     );
     data(
         DataHead::Released { copied: 12 },
         &expect![[r#"
-            44525a4c 0700 0300 09000000 00000000 5adf7194 00000000
+            44525a4c 0800 0300 09000000 00000000 b14115df 00000000
             860c0000 00000000 00
         "#]],
     );
     data(
         DataHead::Retired { segment: 13 },
         &expect![[r#"
-            44525a4c 0700 0300 05000000 00000000 a9ba0a54 00000000
+            44525a4c 0800 0300 05000000 00000000 dfd6a63a 00000000
             870d0000 00
         "#]],
     );
@@ -347,7 +354,7 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::Completed { from: core(1, 2), to_core: 3, batch },
         &expect![[r#"
-            44525a4c 0700 0300 11000000 00000000 930bfa67 00000000
+            44525a4c 0800 0300 11000000 00000000 758e7a0c 00000000
             82010000 00020003 00040000 00000000 00
         "#]],
     );
@@ -357,7 +364,7 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::Ranges { to_core: 3, ranges: vec![taken] },
         &expect![[r#"
-            44525a4c 0700 0300 2e000000 00000000 af2c6415 00000000
+            44525a4c 0800 0300 2e000000 00000000 e5f5eaa8 00000000
             83030001 00000004 00000000 00000005 00060000 00070000 00000000 00080000
             00000000 00010900 00000000 0000
         "#]],
@@ -374,7 +381,7 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::State { to_core: 3, part },
         &expect![[r#"
-            44525a4c 0700 0300 31000000 00000000 24ce3b6e 00000000
+            44525a4c 0800 0300 31000000 00000000 64304945 00000000
             88030005 00060000 00040000 00000000 00010300 00000000 00000700 00000000
             00000400 00000000 00000300 00000a0b 0c
         "#]],
@@ -412,7 +419,7 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::Mapped { header: header.clone(), places },
         &expect![[r#"
-            44525a4c 0700 0300 76000000 00000000 bc9bd84e 00000000
+            44525a4c 0800 0300 76000000 00000000 64854558 00000000
             85447a42 6b020001 00201108 00610000 00010000 00000000 00020000 00000000
             00060000 00000000 000a0000 00000000 00030000 00040000 00050007 00180000
             00020000 00010801 00000b01 0901000d 010c0100 01023800 00000403 0201f811
@@ -422,7 +429,7 @@ fn data_frames_have_these_bytes() {
     data(
         DataHead::Blocks { header },
         &expect![[r#"
-            44525a4c 0700 0300 62000000 38000000 39370bd0 00000000
+            44525a4c 0800 0300 62000000 38000000 b52acbc0 00000000
             81447a42 6b020001 00201108 00610000 00010000 00000000 00020000 00000000
             00060000 00000000 000a0000 00000000 00030000 00040000 00050007 00180000
             00020000 00010801 00000b01 0901000d 010c0100 01023800 00000403 0201f811

@@ -14,7 +14,7 @@ use super::Message;
 use super::scheduling::{batch, content, core, incarnation, order, range, report, taken, worker};
 use crate::io::SystemCalls;
 use crate::wire::message::{
-    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, Request, Returning,
+    CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, Regained, Request, Returning,
     StatePart, TimeByKind, ToDriver, ToWorker, WorkerStatus,
 };
 
@@ -41,6 +41,11 @@ pub(super) fn to_driver() -> impl Strategy<Value = ToDriver> {
         (worker(), incarnation(), text()).prop_map(|(worker, incarnation, reason)| {
             ToDriver::PeerLost { worker, incarnation, reason }
         }),
+        (any::<u16>(), any::<u64>(), prop_oneof![Just(Regained::State), Just(Regained::Time)])
+            .prop_map(|(core, epoch, what)| {
+                let epoch = Epoch(epoch);
+                ToDriver::Regained { core, epoch, what }
+            }),
         text().prop_map(|reason| ToDriver::Failed { reason }),
         final_report().prop_map(|report| ToDriver::Finished(Box::new(report))),
         returning(),

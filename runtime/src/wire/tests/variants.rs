@@ -35,7 +35,7 @@ macro_rules! variants {
     };
 }
 
-variants!(ToDriver: Hello, Joined, CannotJoin, Ready, Report, Heartbeat, Results, PeerLost, Failed,
+variants!(ToDriver: Hello, Joined, CannotJoin, Ready, Report, Heartbeat, Results, PeerLost, Regained, Failed,
     Finished, Return, Ask);
 variants!(ToWorker: Welcome, Refused, Peers, Order, HeartbeatAnswer, Finish, Abort, Back,
     Answer);

@@ -234,10 +234,11 @@ impl Simulation {
             CoreMail::Preloaded { place: (stage, partition) } => {
                 self.tell_core(life, core, LocalEvent::Preloaded { stage, partition });
             }
-            CoreMail::Written { snapshot: Snapshot { stage, partition, batch, .. }, fails } => {
+            CoreMail::Written { snapshot, fails } => {
+                let Snapshot { stage, partition, batch, since, .. } = snapshot;
                 let event = match fails {
                     true => LocalEvent::SnapshotFailed { stage, partition, batch },
-                    false => LocalEvent::SnapshotDurable { stage, partition, batch },
+                    false => LocalEvent::SnapshotDurable { stage, partition, batch, since },
                 };
                 self.tell_core(life, core, event);
             }
@@ -359,8 +360,8 @@ impl Simulation {
                 let Some(it) = self.core(life, core) else { return };
                 it.replace((stage, partition));
             }
-            LocalAction::Snapshot { stage, partition, batch, since } => {
-                self.snapshot(at, (stage, partition), batch, since);
+            LocalAction::Snapshot { stage, partition, batch, chain } => {
+                self.snapshot(at, (stage, partition), batch, &chain);
             }
             LocalAction::Preload { stage, partition, manifest } => {
                 let place = (stage, partition);

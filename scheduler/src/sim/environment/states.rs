@@ -5,7 +5,7 @@ use super::core_node::{CoreMail, Place};
 use super::network::{Body, Frame};
 use super::storage::{Request, Why};
 use super::{Event, Simulation, name};
-use crate::checkpoint::Snapshot;
+use crate::checkpoint::{Snapshot, build_on};
 use crate::ids::{BatchId, CoreId, Life, Task};
 use crate::local::{LocalEvent, Published};
 use crate::message::Restore;
@@ -63,18 +63,18 @@ impl Simulation {
         (life, core): (Life, u16),
         place: Place,
         batch: BatchId,
-        since: Option<BatchId>,
+        chain: &[BatchId],
     ) {
         let (stage, partition) = place;
         let kind = self.job.plan.stage(stage).kind;
         let who = format!("{}.{core} {stage} {partition} snapshot of {batch}", name(life));
         let Some(it) = self.core(life, core) else { return };
         let piece = match it.state_after(kind, place, batch) {
-            Some(state) => state.freeze(batch, since),
+            Some(state) => state.freeze(batch, build_on(chain, |since| state.changed(since))),
             None => Err("the state is not there, or not that of this batch".to_owned()),
         };
         let Some(piece) = self.auditor.check(piece, &who) else { return };
-        let incarnation = life.incarnation;
+        let (since, incarnation) = (piece.since(), life.incarnation);
         let snapshot = Snapshot { stage, partition, batch, since, incarnation };
         self.ask_storage(Request::Write { life, core, snapshot, piece });
     }
