@@ -170,7 +170,7 @@ impl Core {
             }
             self.begin(place, batch)?;
         }
-        let event = LocalEvent::StateArrived { from, stage, partition, batch };
+        let event = LocalEvent::StateArrived { from, stage, partition, batch, since };
         self.scheduler.handle(self.clock.at(now_ns), event, &mut self.actions);
         Ok(())
     }

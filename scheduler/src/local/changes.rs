@@ -31,6 +31,7 @@ pub(super) struct Arrived {
     pub(super) stage: StageId,
     pub(super) partition: PartitionId,
     pub(super) batch: BatchId,
+    pub(super) since: Option<BatchId>,
 }
 
 /// What is loaded ahead of a move.
@@ -110,8 +111,9 @@ impl LocalScheduler {
             }
             for partition in placement.partitions_on(stage, self.core) {
                 if self.lanes.get(stage, partition).is_none() {
-                    let state = self.state_of_new_lane(stage, partition, last);
-                    self.lanes.add(stage, partition, placement.from_batch, state);
+                    let (state, chain) = self.state_of_new_lane(stage, partition, last);
+                    let lane = self.lanes.add(stage, partition, placement.from_batch, state);
+                    lane.snapshots.chain = chain;
                 }
             }
         }
@@ -149,19 +151,29 @@ impl LocalScheduler {
         stage: StageId,
         partition: PartitionId,
         last: BatchId,
-    ) -> LaneState {
+    ) -> (LaneState, Vec<BatchId>) {
         let is_it = |m: &Move| (m.stage, m.partition, m.to) == (stage, partition, self.core);
         let mut moves = self.history.moves.iter();
         let moved = moves.find(|(m, at)| is_it(m) && *at == last).map(|&(m, _)| m);
-        let Some(moved) = moved.filter(|_| self.ships(stage)) else { return LaneState::Here };
+        let Some(moved) = moved.filter(|_| self.ships(stage)) else {
+            return (LaneState::Here, Vec::new());
+        };
         let arrived = |a: &Arrived| (a.stage, a.partition, a.batch) == (stage, partition, last);
         if let Some(index) = self.arrived.iter().position(arrived) {
-            self.arrived.swap_remove(index);
-            return LaneState::Here;
+            let arrived = self.arrived.swap_remove(index);
+            return (LaneState::Here, self.chain_of(&arrived));
         }
         let worker = moved.from.worker;
         let member = self.history.members.get(&worker);
-        LaneState::Arriving(last, member.map(|&(incarnation, _)| Life { worker, incarnation }))
+        let life = member.map(|&(incarnation, _)| Life { worker, incarnation });
+        (LaneState::Arriving(last, life), Vec::new())
+    }
+
+    /// The snapshots that the next one of a state may build on that has come from its owner before: those from
+    /// which it was loaded ahead, if no later ones are listed.
+    fn chain_of(&self, arrived: &Arrived) -> Vec<BatchId> {
+        let manifest = self.history.manifest.as_ref().filter(|m| arrived.since == Some(m.batch));
+        manifest.map_or_else(Vec::new, |m| m.chain_of(arrived.stage, arrived.partition))
     }
 
     /// A lane has run all that it is to run here: its state goes to its next owner.
@@ -241,12 +253,18 @@ impl LocalScheduler {
     }
 
     pub(super) fn state_arrived(&mut self, arrived: Arrived, actions: &mut Vec<LocalAction>) {
-        let Arrived { from, stage, partition, batch } = arrived;
+        let Arrived { from, stage, partition, batch, .. } = arrived;
         if !self.accepts_state(from, stage, partition, batch) {
             return;
         }
         match self.lanes.get(stage, partition).map(|lane| lane.state) {
-            Some(awaited) => self.state_is_here(stage, partition, awaited, actions),
+            Some(awaited) => {
+                let chain = self.chain_of(&arrived);
+                if let Some(lane) = self.lanes.get_mut(stage, partition) {
+                    lane.snapshots.chain = chain;
+                }
+                self.state_is_here(stage, partition, awaited, actions);
+            }
             None => {
                 let same = |a: &Arrived| (a.stage, a.partition) == (stage, partition);
                 self.arrived.retain(|other| !same(other));

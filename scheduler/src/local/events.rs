@@ -110,6 +110,8 @@ pub enum LocalEvent<'a> {
         partition: PartitionId,
         /// The last batch that it includes.
         batch: BatchId,
+        /// What was shipped are the changes after this batch.
+        since: Option<BatchId>,
     },
     /// What [`LocalAction::Preload`] asked for is there.
     Preloaded {

@@ -169,8 +169,8 @@ impl LocalScheduler {
             LocalEvent::Restored { stage, partition, after } => {
                 self.state_is_here(stage, partition, LaneState::Restoring(after), actions);
             }
-            LocalEvent::StateArrived { from, stage, partition, batch } => {
-                self.state_arrived(Arrived { from, stage, partition, batch }, actions);
+            LocalEvent::StateArrived { from, stage, partition, batch, since } => {
+                self.state_arrived(Arrived { from, stage, partition, batch, since }, actions);
             }
             LocalEvent::Preloaded { stage, partition } => {
                 self.preloaded(stage, partition, actions);

@@ -28,8 +28,9 @@ fn move_at(bench: &mut Bench, moved: Move, last: u64) {
 }
 
 fn arrive(bench: &mut Bench, worker: u32, batch: u64) {
-    let (from, batch) = (life(worker), BatchId(batch));
-    bench.handle(LocalEvent::StateArrived { from, stage: STAGE, partition: PartitionId(1), batch });
+    let (from, batch, partition) = (life(worker), BatchId(batch), PartitionId(1));
+    let since = None;
+    bench.handle(LocalEvent::StateArrived { from, stage: STAGE, partition, batch, since });
 }
 
 fn inputs(bench: &mut Bench, batches: std::ops::RangeInclusive<u64>) {

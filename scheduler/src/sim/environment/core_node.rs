@@ -293,7 +293,8 @@ impl Simulation {
                         it.arrived.insert(place, state);
                     }
                 }
-                let event = LocalEvent::StateArrived { from, stage, partition, batch };
+                let since = piece.since();
+                let event = LocalEvent::StateArrived { from, stage, partition, batch, since };
                 self.tell_core(life, core, event);
             }
         }
