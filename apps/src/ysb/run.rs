@@ -188,6 +188,12 @@ fn run_as_driver(
             ),
         }
     }
+    if let Some(dead_letter) = flags.dead_letter()
+        && (report.lost_workers > 0 || report.resumed)
+    {
+        let path = dead_letter.path().display();
+        eprintln!("{path} may hold lines more than once: what was lost was read again");
+    }
     let shape = Shape::new(cluster, flags, cpus.count());
     let rows = watcher.rows_of(flags)?;
     let report = Report::new(&shape, flags, memory, report, &rows)?;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use drizzle_scheduler::PartitionId;
@@ -17,6 +17,11 @@ const BUFFER_BYTES: usize = 64 << 10;
 ///
 /// One process prepares it, before any part is created; anyone creates parts; one process that sees
 /// them all merges it after they are closed.
+///
+/// A part belongs to whoever created it and is never written by anyone else. After a loss a partition has
+/// several of them, and lines that were read or written again are in more than one: none is lost, and
+/// each is there at least once. The last line of a writer that was killed may have been cut off; it too is
+/// in a later part. (All of this is about processes. A host that loses power may take lines along.)
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     path: PathBuf,
@@ -63,10 +68,19 @@ impl Output {
         Ok(())
     }
 
-    /// Creates the part of `partition`, empty.
+    /// Creates a part of `partition`, empty, under the first number that no part of it has: those of
+    /// other lives, and of cores that read what a lost one had taken, stay as they are.
     pub fn create_part(&self, partition: PartitionId) -> Result<PartFile, ConnectorError> {
         fs::create_dir_all(&self.parts).map_err(error("create folder", &self.parts))?;
-        PartFile::create(self.parts.join(format!("part-{:05}.jsonl", partition.0)))
+        let mut number = 0;
+        loop {
+            let path = self.part(partition, number);
+            match File::create_new(&path) {
+                Ok(file) => return Ok(PartFile { path, file, buffer: Vec::new() }),
+                Err(taken) if taken.kind() == io::ErrorKind::AlreadyExists => number += 1,
+                Err(failed) => return Err(error("create", &path)(failed)),
+            }
+        }
     }
 
     /// Shows lines of `partition` as a part of their own, with that number: all of them at once, and not
@@ -77,7 +91,7 @@ impl Output {
         number: u64,
         lines: &[u8],
     ) -> Result<(), ConnectorError> {
-        let path = self.parts.join(format!("part-{:05}-{number:020}.jsonl", partition.0));
+        let path = self.part(partition, number);
         if lines.is_empty() || path.exists() {
             return Ok(());
         }
@@ -111,8 +125,7 @@ impl Output {
         fs::create_dir_all(&self.parts).map_err(error("create folder", &self.parts))?;
         let mut whole = File::create(&merging).map_err(error("create", &merging))?;
         for (_, part) in &parts {
-            let mut part_file = File::open(part).map_err(error("open", part))?;
-            io::copy(&mut part_file, &mut whole).map_err(error("copy", part))?;
+            copy_lines(part, &mut whole)?;
         }
         fs::rename(&merging, &self.path).map_err(error("write", &self.path))?;
         for (_, part) in &parts {
@@ -127,6 +140,13 @@ impl Output {
 
     fn is_one_file(&self) -> bool {
         self.parts != self.path
+    }
+
+    fn part(&self, partition: PartitionId, number: u64) -> PathBuf {
+        self.parts.join(match number {
+            0 => format!("part-{:05}.jsonl", partition.0),
+            _ => format!("part-{:05}-{number:020}.jsonl", partition.0),
+        })
     }
 
     /// What is being merged; a rename within one file system makes it the whole.
@@ -160,11 +180,6 @@ pub struct PartFile {
 }
 
 impl PartFile {
-    fn create(path: PathBuf) -> Result<PartFile, ConnectorError> {
-        let file = File::create(&path).map_err(error("create", &path))?;
-        Ok(PartFile { path, file, buffer: Vec::new() })
-    }
-
     /// Appends what `write` puts into the buffer, and a newline.
     pub fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), ConnectorError> {
         write(&mut self.buffer);
@@ -186,6 +201,22 @@ impl PartFile {
 fn error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ConnectorError {
     let path = path.to_path_buf();
     move |source| ConnectorError::File { action, path, source }
+}
+
+/// Copies the lines of a part. What is behind the last newline its writer did not live to complete.
+fn copy_lines(part: &Path, whole: &mut File) -> Result<(), ConnectorError> {
+    let mut lines =
+        BufReader::with_capacity(BUFFER_BYTES, File::open(part).map_err(error("open", part))?);
+    let mut writer = BufWriter::with_capacity(BUFFER_BYTES, whole);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        lines.read_until(b'\n', &mut line).map_err(error("read", part))?;
+        if line.last() != Some(&b'\n') {
+            return writer.flush().map_err(error("copy", part));
+        }
+        writer.write_all(&line).map_err(error("copy", part))?;
+    }
 }
 
 fn remove_if_there(path: &Path) -> Result<(), ConnectorError> {
