@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use drizzle::connectors::Output;
 use drizzle::host::Cpus;
 use drizzle::node::{
     self, ClusterConfig, ClusterEvent, DRIVER_PATIENCE, DriverConfig, Exposure, JobFactory,
@@ -164,14 +165,7 @@ fn run_as_driver(
     }
     // One that is refused touches nothing of an earlier run; one that goes on finds what it has written.
     node::check_folder(&config, &job)?;
-    if !flags.resume && flags.from_savepoint.is_none() {
-        for output in outputs() {
-            output.prepare().map_err(anyhow::Error::from)?;
-        }
-        if let Some(log) = flags.upsert_log() {
-            log.prepare().map_err(anyhow::Error::from)?;
-        }
-    }
+    prepare(flags)?;
     let timeline = Timeline::open(cluster.timeline.as_deref())?;
     if flags.data.is_some() {
         eprintln!("this job {}", job.survives(&flags.durability()));
@@ -181,7 +175,7 @@ fn run_as_driver(
     watcher.clear_line();
     for output in outputs() {
         match report.all_on_this_host {
-            true => output.merge().map_err(anyhow::Error::from)?,
+            true => merge(&output, flags)?,
             false => eprintln!(
                 "{} is in parts on the workers' hosts: nothing was merged",
                 output.path().display()
@@ -202,6 +196,32 @@ fn run_as_driver(
         report.write(path)?;
     }
     Ok(if report.is_verified() { ExitCode::SUCCESS } else { ExitCode::from(JOB_FAILED) })
+}
+
+/// Removes what an earlier run has written, unless this one goes on with it.
+fn prepare(flags: &JobFlags) -> Result<()> {
+    let begins_anew = !flags.resume && flags.from_savepoint.is_none();
+    for output in [flags.output(), flags.dead_letter()].into_iter().flatten() {
+        match begins_anew {
+            true => output.prepare()?,
+            // The batches of the job that was saved have the same numbers.
+            false if !flags.resume => output.forget_merge()?,
+            false => {}
+        }
+    }
+    match flags.upsert_log() {
+        Some(log) if begins_anew => Ok(log.prepare()?),
+        _ => Ok(()),
+    }
+}
+
+/// Makes one file of an output's parts. Only where the job has a folder can it go on after that.
+fn merge(output: &Output, flags: &JobFlags) -> Result<()> {
+    output.merge()?;
+    if flags.data.is_none() {
+        output.forget_merge()?;
+    }
+    Ok(())
 }
 
 /// Collects the results, and shows a person how far the job is.

@@ -266,3 +266,20 @@ fn worker_that_is_killed_costs_no_line_of_a_file() {
 fn worker_that_is_killed_costs_no_line_of_part_files() {
     killed_worker_costs_no_line("counts");
 }
+
+#[test]
+fn job_that_is_resumed_after_its_end_leaves_its_output_as_it_is() {
+    let input = Input::load(INPUTS[1]);
+    let folder = Folder::new("recovery-ended");
+    let [out, dead, data] = ["counts.jsonl", "dead.jsonl", "data"].map(|name| folder.at(name));
+    let (events, ads) = (input.events(), input.ads());
+    let files = ["--events", &events, "--ads", &ads, "--out", &out, "--data", &data];
+    let files = [&files[..], &["--dead-letter", &dead]].concat();
+    run(&arguments("ysb --checkpoint-interval 5ms", &files)).verified();
+    for _ in 0..2 {
+        let ended = run(&arguments("ysb --checkpoint-interval 5ms --resume", &files)).exited(0);
+        let lines = read_output(Path::new(&out));
+        assert_eq!(difference(&lines, &input.lines), "", "{}", ended.said());
+        assert!(read_whole(Path::new(&dead)) == input.dead_letters, "{}", ended.said());
+    }
+}

@@ -1,13 +1,16 @@
 //! Output as part files, one for each partition, which may be merged into one file at the end.
 
+pub(super) mod merging;
+
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use drizzle_scheduler::PartitionId;
 
 use super::ConnectorError;
+use merging::{Merge, Note};
 
 /// How much a part file holds back before it writes.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -58,11 +61,12 @@ impl Output {
     /// Creates the folder of the parts and removes what an earlier run left.
     pub fn prepare(&self) -> Result<(), ConnectorError> {
         fs::create_dir_all(&self.parts).map_err(error("create folder", &self.parts))?;
-        for (_, part) in self.find_parts()? {
-            fs::remove_file(&part).map_err(error("remove", &part))?;
+        for Part { path, .. } in self.find_parts()? {
+            fs::remove_file(&path).map_err(error("remove", &path))?;
         }
         if self.is_one_file() {
             remove_if_there(&self.merging())?;
+            remove_if_there(&self.note())?;
             remove_if_there(&self.path)?;
         }
         Ok(())
@@ -72,7 +76,8 @@ impl Output {
     /// other lives, and of cores that read what a lost one had taken, stay as they are.
     pub fn create_part(&self, partition: PartitionId) -> Result<PartFile, ConnectorError> {
         fs::create_dir_all(&self.parts).map_err(error("create folder", &self.parts))?;
-        let mut number = 0;
+        // What was merged was removed, and its numbers are taken.
+        let mut number = Note::read(self)?.next(partition);
         loop {
             let path = self.part(partition, number);
             match File::create_new(&path) {
@@ -106,35 +111,25 @@ impl Output {
     }
 
     /// Makes one file of the parts, in the order of partitions, and removes them. Does nothing
-    /// where part files are what was asked for, or where they were merged before.
+    /// where part files are what was asked for. If it is cut short, whoever does it again completes it; if
+    /// a job goes on after its end, what has been merged is not merged again: a note that stays
+    /// beside the file, in the folder of the parts, sees to both.
     pub fn merge(&self) -> Result<(), ConnectorError> {
+        let mut merge = Merge::new(self);
+        while self.is_one_file() && merge.step()? {}
+        Ok(())
+    }
+
+    /// Removes that note, and the folder if nothing else is in it: nobody goes on with this job.
+    pub fn forget_merge(&self) -> Result<(), ConnectorError> {
         if !self.is_one_file() {
             return Ok(());
         }
-        let merging = self.merging();
-        let parts = match self.parts.exists() {
-            true => self.find_parts()?,
-            false => Vec::new(),
-        };
-        // A job that goes on after its end has no parts: what it has written is there.
-        if parts.is_empty() && self.path.exists() {
-            // It stays where somebody else keeps files in it.
-            let _ = fs::remove_dir(&self.parts);
-            return Ok(());
-        }
-        fs::create_dir_all(&self.parts).map_err(error("create folder", &self.parts))?;
-        let mut whole = File::create(&merging).map_err(error("create", &merging))?;
-        for (_, part) in &parts {
-            copy_lines(part, &mut whole)?;
-        }
-        fs::rename(&merging, &self.path).map_err(error("write", &self.path))?;
-        for (_, part) in &parts {
-            fs::remove_file(part).map_err(error("remove", part))?;
-        }
-        match fs::remove_dir(&self.parts) {
+        remove_if_there(&self.note())?;
+        match fs::remove_dir(&self.parts).map_err(|error| (error.kind(), error)) {
             // Somebody else keeps files there: they are not ours to remove.
-            Err(kept) if kept.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-            removed => removed.map_err(error("remove folder", &self.parts)),
+            Ok(()) | Err((io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound, _)) => Ok(()),
+            Err((_, failed)) => Err(error("remove folder", &self.parts)(failed)),
         }
     }
 
@@ -149,18 +144,23 @@ impl Output {
         })
     }
 
+    /// What has been merged.
+    fn note(&self) -> PathBuf {
+        self.parts.join("merged.json")
+    }
+
     /// What is being merged; a rename within one file system makes it the whole.
     fn merging(&self) -> PathBuf {
         self.parts.join("merging.tmp")
     }
 
     /// All part files that are there, in the order of partitions.
-    fn find_parts(&self) -> Result<Vec<(PartNumber, PathBuf)>, ConnectorError> {
+    fn find_parts(&self) -> Result<Vec<Part>, ConnectorError> {
         let mut parts = Vec::new();
         for entry in fs::read_dir(&self.parts).map_err(error("list", &self.parts))? {
             let entry = entry.map_err(error("list", &self.parts))?;
-            if let Some(number) = part_number(&entry.file_name()) {
-                parts.push((number, entry.path()));
+            if let Some((partition, number)) = part_number(&entry.file_name()) {
+                parts.push(Part { partition, number, path: entry.path() });
             }
         }
         parts.sort_unstable();
@@ -168,8 +168,14 @@ impl Output {
     }
 }
 
-/// A partition, and which of its parts.
-type PartNumber = (u32, u64);
+/// A part that is there. In their order they make the one file.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Part {
+    partition: u32,
+    /// Which of its parts.
+    number: u64,
+    path: PathBuf,
+}
 
 /// One part, as the owner of its partition writes it.
 #[derive(Debug)]
@@ -203,22 +209,6 @@ fn error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Connect
     move |source| ConnectorError::File { action, path, source }
 }
 
-/// Copies the lines of a part. What is behind the last newline its writer did not live to complete.
-fn copy_lines(part: &Path, whole: &mut File) -> Result<(), ConnectorError> {
-    let mut lines =
-        BufReader::with_capacity(BUFFER_BYTES, File::open(part).map_err(error("open", part))?);
-    let mut writer = BufWriter::with_capacity(BUFFER_BYTES, whole);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        lines.read_until(b'\n', &mut line).map_err(error("read", part))?;
-        if line.last() != Some(&b'\n') {
-            return writer.flush().map_err(error("copy", part));
-        }
-        writer.write_all(&line).map_err(error("copy", part))?;
-    }
-}
-
 fn remove_if_there(path: &Path) -> Result<(), ConnectorError> {
     match fs::remove_file(path) {
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -227,7 +217,7 @@ fn remove_if_there(path: &Path) -> Result<(), ConnectorError> {
 }
 
 /// The partition of a part file of that name, and which of its parts it is.
-fn part_number(name: &std::ffi::OsStr) -> Option<PartNumber> {
+fn part_number(name: &std::ffi::OsStr) -> Option<(u32, u64)> {
     let name = name.to_str()?.strip_prefix("part-")?.strip_suffix(".jsonl")?;
     let (partition, number) = name.split_once('-').unwrap_or((name, "0"));
     let is_number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());

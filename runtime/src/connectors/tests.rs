@@ -1,5 +1,6 @@
 //! Connectors over real files in a folder of the test's own.
 
+mod merging;
 mod surviving;
 
 use std::fs;
@@ -231,6 +232,7 @@ fn lines_are_counted_by_what_they_are_and_malformed_ones_are_kept_verbatim() {
     }
     reader.close().unwrap();
     dead.merge().unwrap();
+    dead.forget_merge().unwrap();
 
     assert_eq!(counters, InputCounters { lines: 6, blank: 2, malformed: 2, ok: 2, filtered: 0 });
     assert_eq!(stamps, [(5, 5), (3, 3)]);
@@ -301,10 +303,11 @@ fn a_path_with_jsonl_gives_one_file_in_the_order_of_partitions() {
     assert_eq!(names(&folder.0.join("sub")), ["out.jsonl.parts"]);
     output.merge().unwrap();
     assert_eq!(fs::read_to_string(output.path()).unwrap(), "1\n2\n3\n");
-    assert_eq!(names(&folder.0.join("sub")), ["out.jsonl"]);
     // A job that goes on after its end does it once more.
     output.merge().unwrap();
     assert_eq!(fs::read_to_string(output.path()).unwrap(), "1\n2\n3\n");
+    assert_eq!(names(&folder.0.join("sub/out.jsonl.parts")), ["merged.json"]);
+    output.forget_merge().unwrap();
     assert_eq!(names(&folder.0.join("sub")), ["out.jsonl"]);
 }
 
