@@ -119,7 +119,7 @@ pub fn read_whole(path: &Path) -> Vec<u8> {
         let parts = format!("{}.parts", path.display());
         // A job with a folder leaves a note of what was merged.
         let mut left = fs::read_dir(&parts).into_iter().flatten();
-        let stays = |name: &str| name == "merged.json" || name.ends_with(".tmp");
+        let stays = |name: &str| name == "merged.json" || name.starts_with('.');
         let is_left = left
             .any(|entry| !entry.is_ok_and(|entry| entry.file_name().to_str().is_some_and(stays)));
         assert!(!is_left, "{parts} should hold no part after the merge");
@@ -128,10 +128,12 @@ pub fn read_whole(path: &Path) -> Vec<u8> {
     let entries = fs::read_dir(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut parts: Vec<PathBuf> =
         entries.map(|entry| entry.expect("we can list it").path()).collect();
+    let name = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+    // What a worker that was killed had not shown yet has a name with a dot before it.
+    parts.retain(|path| name(path).is_some_and(|name| !name.starts_with('.')));
     parts.sort_unstable();
     let is_part = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| name.starts_with("part-") && name.ends_with(".jsonl"))
+        name(path).is_some_and(|name| name.starts_with("part-") && name.ends_with(".jsonl"))
     };
     assert!(parts.iter().all(is_part), "only part files: {parts:?}");
     parts.iter().flat_map(|part| fs::read(part).expect("we can read it")).collect()

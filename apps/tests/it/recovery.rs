@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use crate::between::Between;
 use crate::inputs::{INPUTS, Input, read_output, read_whole};
 use crate::matrix::difference;
 use crate::process::{Ended, Folder, Process, arguments, children_of, kill, run, start};
@@ -282,4 +283,41 @@ fn job_that_is_resumed_after_its_end_leaves_its_output_as_it_is() {
         assert_eq!(difference(&lines, &input.lines), "", "{}", ended.said());
         assert!(read_whole(Path::new(&dead)) == input.dead_letters, "{}", ended.said());
     }
+}
+
+#[test]
+fn worker_that_is_killed_while_the_job_completes_its_output_leaves_it_to_the_next_run() {
+    let input = Input::load(INPUTS[0]);
+    let folder = Folder::new("recovery-finishing");
+    let [out, data] = ["counts.jsonl", "data"].map(|name| folder.at(name));
+    let (events, ads) = (input.events(), input.ads());
+    let files = ["--events", &events, "--ads", &ads, "--out", &out, "--data", &data];
+    let words = "ysb driver --listen 127.0.0.1:0 --workers 2 --checkpoint-interval 10ms";
+    let mut driver = start(&arguments(words, &files));
+    let address = driver.listens_on();
+    let between = Between::start(&address);
+    let worker = |address: &str| start(&arguments("ysb worker --driver", &[address]));
+    let (mut lost, other) = (worker(between.address()), worker(&address));
+    between.wait_for_the_end();
+    lost.kill();
+    let ended = driver.wait().exited(1);
+    let complaint = ended.complaint();
+    for words in ["is lost", "while it completed its output", "--resume"] {
+        assert!(complaint.contains(words), "{words:?} is missing: {}", ended.said());
+    }
+    // It may have completed its own part, or have been told that the job has failed.
+    other.wait();
+    assert!(!Path::new(&out).exists(), "nobody says that it is complete: {}", ended.said());
+    let shown = read_output(&Path::new(&out).with_extension("jsonl.parts"));
+    assert!(shown.len() < input.lines.len(), "something is left to show: {}", ended.said());
+
+    let mut driver = start(&arguments(&format!("{words} --resume"), &files));
+    let address = driver.listens_on();
+    let workers = [worker(&address), worker(&address)];
+    let ended = driver.wait().exited(0);
+    for worker in workers {
+        worker.wait().exited(0);
+    }
+    let lines = read_output(Path::new(&out));
+    assert_eq!(difference(&lines, &input.lines), "", "{}", ended.said());
 }
