@@ -57,6 +57,7 @@ const FINISH: u8 = 69;
 const ABORT: u8 = 70;
 const BACK: u8 = 71;
 const ANSWER: u8 = 72;
+const WAIT: u8 = 73;
 
 // Tags of `Request`.
 const STATUS: u8 = 1;
@@ -387,6 +388,7 @@ fn write_to_worker(writer: &mut Writer<'_>, message: &ToWorker) {
             writer.u64(*sent_ns);
             writer.u64(*driver_ns);
         }
+        ToWorker::Wait => writer.u8(WAIT),
         ToWorker::Finish => writer.u8(FINISH),
         ToWorker::Abort { reason } => {
             writer.u8(ABORT);
@@ -423,6 +425,7 @@ fn read_to_worker(reader: &mut Reader<'_>) -> Result<ToWorker, DecodeError> {
             sent_ns: reader.u64("a heartbeat's time")?,
             driver_ns: reader.u64("the driver's time")?,
         },
+        WAIT => ToWorker::Wait,
         FINISH => ToWorker::Finish,
         ABORT => ToWorker::Abort { reason: reader.text("a reason", MAX_TEXT)? },
         BACK => ToWorker::Back { term: Term(reader.u64("a term")?) },

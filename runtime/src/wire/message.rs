@@ -269,6 +269,10 @@ pub enum ToWorker {
         /// The job and its flags, as on a command line.
         arguments: Vec<String>,
     },
+    /// Answer to `Hello` of a driver that goes on with a job: the welcome comes when it is clear who of the
+    /// workers before is left. This job outlives its driver, so if that is lost meanwhile, the next one
+    /// is to be looked for.
+    Wait,
     /// The worker cannot take part.
     Refused {
         /// One sentence.

@@ -49,6 +49,10 @@ impl WorkerNode {
         match self.take_message() {
             None => Ok((Stage::Greeted, Step::Until(u64::MAX))),
             Some(ToWorker::Finish) => Ok((Stage::Over, Step::Over)),
+            Some(ToWorker::Wait) => {
+                self.is_durable = true;
+                Ok((Stage::Greeted, Step::Again))
+            }
             Some(ToWorker::Welcome { term, worker, incarnation, arguments }) => {
                 self.next_heartbeat_ns = monotonic_now();
                 self.term = term;

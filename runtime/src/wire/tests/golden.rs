@@ -235,6 +235,13 @@ fn returning_and_asking_have_these_bytes() {
         "#]],
     );
     worker(
+        ToWorker::Wait,
+        &expect![[r#"
+        44525a4c 0700 0200 01000000 00000000 c52d1878 00000000
+        49
+    "#]],
+    );
+    worker(
         ToWorker::Back { term: Term(7) },
         &expect![[r#"
         44525a4c 0700 0200 09000000 00000000 20faa137 00000000

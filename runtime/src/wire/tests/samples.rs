@@ -90,6 +90,7 @@ pub(super) fn to_worker() -> impl Strategy<Value = ToWorker> {
             .prop_map(|(term, order)| ToWorker::Order(DriverMessage { term: Term(term), order })),
         any::<(u64, u64)>()
             .prop_map(|(sent_ns, driver_ns)| ToWorker::HeartbeatAnswer { sent_ns, driver_ns }),
+        Just(ToWorker::Wait),
         Just(ToWorker::Finish),
         text().prop_map(|reason| ToWorker::Abort { reason }),
         any::<u64>().prop_map(|term| ToWorker::Back { term: Term(term) }),

@@ -37,7 +37,7 @@ macro_rules! variants {
 
 variants!(ToDriver: Hello, Joined, CannotJoin, Ready, Report, Heartbeat, Results, PeerLost, Failed,
     Finished, Return, Ask);
-variants!(ToWorker: Welcome, Refused, Peers, Order, HeartbeatAnswer, Finish, Abort, Back,
+variants!(ToWorker: Welcome, Wait, Refused, Peers, Order, HeartbeatAnswer, Finish, Abort, Back,
     Answer);
 variants!(Request: Status, Scale, Drain, Savepoint);
 variants!(DataHead: Hello, Met, Blocks, Mapped, Released, Retired, Completed, Ranges,
