@@ -244,6 +244,7 @@ impl WorkerNode {
     ) -> Result<WorkerShares, NodeError> {
         let reach = match self.peers {
             Peers::Threads(_) => Reach::OneProcess,
+            Peers::Processes if self.is_durable => Reach::GrowingProcesses,
             Peers::Processes => Reach::ManyProcesses,
         };
         let shares =
