@@ -144,6 +144,10 @@ fn run_as_driver(
     let stop = node::stop_on_signals().context("cannot catch signals")?;
     let job = job(flags, &Outlet::nowhere(), memory)?;
     let cores = usize::from(cluster.cores);
+    let reach = match reach {
+        Reach::ManyProcesses if flags.data.is_some() => Reach::GrowingProcesses,
+        reach => reach,
+    };
     let counts = reach.count(cores, cluster.workers as usize * cores);
     flags.memory().check(job.plan(), counts).context("--memory")?;
     let config = DriverConfig {
@@ -152,6 +156,7 @@ fn run_as_driver(
         interval: flags.interval.into(),
         prescheduling: flags.prescheduling(),
         ahead: flags.ahead(),
+        task_attempts: node::TASK_ATTEMPTS,
         durability: flags.durability(),
         resume: flags.resume,
         savepoint: flags.from_savepoint.clone(),

@@ -77,6 +77,7 @@ fn run(passes: u64, batch_bytes: u64, more: &str) -> Run {
             interval: Duration::from_millis(1),
             prescheduling: Prescheduling::On,
             ahead: 32,
+            task_attempts: TASK_ATTEMPTS,
             durability: JobDurability::None,
             resume: false,
             savepoint: None,

@@ -6,14 +6,14 @@
 //! head of one family can be taken for one of another.
 
 use drizzle_scheduler::message::{Report, WorkerMessage};
-use drizzle_scheduler::{Incarnation, Life, Term, WorkerId};
+use drizzle_scheduler::{BatchId, Epoch, Incarnation, Life, StageId, Term, WorkerId};
 
 use super::codec::{DecodeError, MAX_TEXT, Reader, Writer};
 use super::frame::{FrameKind, append_frame};
 use super::ids::MAX_WORKERS;
 use super::message::{
-    CoreCosts, FinalReport, MemoryPeaks, Peer, Request, Returning, TimeByKind, ToDriver, ToWorker,
-    WorkerStatus,
+    CoreCosts, FinalReport, MemoryPeaks, Peer, Request, Returning, TaskPanic, TimeByKind, ToDriver,
+    ToWorker, WorkerStatus,
 };
 use super::orders::{read_driver_message, write_driver_message};
 use super::ranges::MAX_RANGES;
@@ -46,6 +46,7 @@ const FAILED: u8 = 9;
 const FINISHED: u8 = 10;
 const RETURN: u8 = 11;
 const ASK: u8 = 12;
+const PANICKED: u8 = 13;
 
 // Tags of `ToWorker`: 64 to 127.
 const WELCOME: u8 = 64;
@@ -157,6 +158,13 @@ fn write_to_driver(writer: &mut Writer<'_>, message: &ToDriver) {
             writer.u8(FAILED);
             writer.text(reason);
         }
+        ToDriver::Panicked(TaskPanic { stage, batch, epoch, cause }) => {
+            writer.u8(PANICKED);
+            writer.u16(stage.0);
+            writer.u64(batch.0);
+            writer.u64(epoch.0);
+            writer.text(cause);
+        }
         ToDriver::Finished(report) => {
             writer.u8(FINISHED);
             write_final_report(writer, report);
@@ -198,6 +206,12 @@ fn read_to_driver(reader: &mut Reader<'_>) -> Result<ToDriver, DecodeError> {
             reason: reader.text("a reason", MAX_TEXT)?,
         },
         FAILED => ToDriver::Failed { reason: reader.text("a reason", MAX_TEXT)? },
+        PANICKED => ToDriver::Panicked(TaskPanic {
+            stage: StageId(reader.u16("a stage")?),
+            batch: BatchId(reader.u64("a batch")?),
+            epoch: Epoch(reader.u64("an epoch")?),
+            cause: reader.text("a cause", MAX_TEXT)?,
+        }),
         FINISHED => ToDriver::Finished(Box::new(read_final_report(reader)?)),
         RETURN => ToDriver::Return(read_returning(reader)?),
         ASK => ToDriver::Ask(read_request(reader)?),

@@ -4,7 +4,9 @@ use crate::io::SystemCalls;
 use std::net::SocketAddr;
 
 use drizzle_scheduler::message::{DriverMessage, TakenRange, WorkerMessage};
-use drizzle_scheduler::{BatchId, CoreId, Incarnation, Life, PartitionId, StageId, Term, WorkerId};
+use drizzle_scheduler::{
+    BatchId, CoreId, Epoch, Incarnation, Life, PartitionId, StageId, Term, WorkerId,
+};
 use drizzle_shuffle::{BundleHeader, Place};
 
 /// From a worker to the driver, on the control connection.
@@ -61,12 +63,27 @@ pub enum ToDriver {
         /// One sentence.
         reason: String,
     },
+    /// A task panicked: this life of the worker does nothing more that counts.
+    Panicked(TaskPanic),
     /// Everything that it wrote is complete: the answer to `Finish`.
     Finished(Box<FinalReport>),
     /// First of all, instead of `Hello`: a worker at work has lost its driver, and looks for the next.
     Return(Returning),
     /// First of all, and instead of everything else: somebody who operates the cluster wants something.
     Ask(Request),
+}
+
+/// A user function that panicked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskPanic {
+    /// The stage that it is part of.
+    pub stage: StageId,
+    /// The batch in which it did.
+    pub batch: BatchId,
+    /// The version of the placements that its core knew: which attempt it was.
+    pub epoch: Epoch,
+    /// What it said.
+    pub cause: String,
 }
 
 /// A worker that has lost its driver, as it tells the next.

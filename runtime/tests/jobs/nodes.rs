@@ -21,10 +21,10 @@ use drizzle::wire::{
 use super::cluster::Case;
 
 /// A folder of a test, gone with it.
-struct TestFolder(PathBuf);
+pub struct TestFolder(pub PathBuf);
 
 impl TestFolder {
-    fn new(name: &str) -> TestFolder {
+    pub fn new(name: &str) -> TestFolder {
         let path = std::env::temp_dir().join(format!("drizzle-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         TestFolder(path)

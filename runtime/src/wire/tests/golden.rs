@@ -18,7 +18,7 @@ use crate::io::SystemCalls;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::message::{
     CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, Request, Returning,
-    StatePart, TimeByKind, ToDriver, ToWorker, WorkerStatus,
+    StatePart, TaskPanic, TimeByKind, ToDriver, ToWorker, WorkerStatus,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -240,6 +240,14 @@ fn returning_and_asking_have_these_bytes() {
         44525a4c 0700 0200 01000000 00000000 c52d1878 00000000
         49
     "#]],
+    );
+    let (stage, batch, epoch) = (StageId(1), BatchId(2), Epoch(3));
+    driver(
+        ToDriver::Panicked(TaskPanic { stage, batch, epoch, cause: "odd".to_owned() }),
+        &expect![[r#"
+            44525a4c 0700 0100 1a000000 00000000 70020522 00000000
+            0d010002 00000000 00000003 00000000 00000003 0000006f 6464
+        "#]],
     );
     worker(
         ToWorker::Back { term: Term(7) },

@@ -36,7 +36,7 @@ macro_rules! variants {
 }
 
 variants!(ToDriver: Hello, Joined, CannotJoin, Ready, Report, Heartbeat, Results, PeerLost, Failed,
-    Finished, Return, Ask);
+    Panicked, Finished, Return, Ask);
 variants!(ToWorker: Welcome, Wait, Refused, Peers, Order, HeartbeatAnswer, Finish, Abort, Back,
     Answer);
 variants!(Request: Status, Scale, Drain, Savepoint);
