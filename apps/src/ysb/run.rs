@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use drizzle::connectors::Output;
 use drizzle::host::Cpus;
 use drizzle::node::{
     self, ClusterConfig, ClusterEvent, DRIVER_PATIENCE, DriverConfig, Exposure, JobFactory,
@@ -178,21 +177,7 @@ fn run_as_driver(
     let mut watcher = Watcher { timeline, ..Watcher::default() };
     let report = run(config, &job, &mut watcher, &stop)?;
     watcher.clear_line();
-    for output in outputs() {
-        match report.all_on_this_host {
-            true => merge(&output, flags)?,
-            false => eprintln!(
-                "{} is in parts on the workers' hosts: nothing was merged",
-                output.path().display()
-            ),
-        }
-    }
-    if let Some(dead_letter) = flags.dead_letter()
-        && (report.lost_workers > 0 || report.resumed)
-    {
-        let path = dead_letter.path().display();
-        eprintln!("{path} may hold lines more than once: what was lost was read again");
-    }
+    complete(flags, &report)?;
     let shape = Shape::new(cluster, flags, cpus.count());
     let rows = watcher.rows_of(flags)?;
     let report = Report::new(&shape, flags, memory, report, &rows)?;
@@ -220,11 +205,25 @@ fn prepare(flags: &JobFlags) -> Result<()> {
     }
 }
 
-/// Makes one file of an output's parts. Only where the job has a folder can it go on after that.
-fn merge(output: &Output, flags: &JobFlags) -> Result<()> {
-    output.merge()?;
-    if flags.data.is_none() {
-        output.forget_merge()?;
+/// Makes one file of each output's parts, where they are here.
+fn complete(flags: &JobFlags, report: &JobReport) -> Result<()> {
+    for output in [flags.output(), flags.dead_letter()].into_iter().flatten() {
+        if !report.all_on_this_host {
+            let path = output.path().display();
+            eprintln!("{path} is in parts on the workers' hosts: nothing was merged");
+            continue;
+        }
+        output.merge()?;
+        // Only a job with a folder can go on after that.
+        if flags.data.is_none() {
+            output.forget_merge()?;
+        }
+    }
+    if let Some(dead_letter) = flags.dead_letter()
+        && (report.lost_workers > 0 || report.resumed)
+    {
+        let path = dead_letter.path().display();
+        eprintln!("{path} may hold lines more than once: what was lost was read again");
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ impl Between {
         spawn(move || {
             let (worker, _) = listener.accept().expect("the worker calls");
             let driver = TcpStream::connect(driver).expect("the driver listens");
-            relay(worker, driver, tell);
+            relay(worker, driver, &tell);
         });
         Between { address, withheld }
     }
@@ -43,7 +43,7 @@ impl Between {
     }
 }
 
-fn relay(worker: TcpStream, driver: TcpStream, tell: Sender<()>) {
+fn relay(worker: TcpStream, driver: TcpStream, tell: &Sender<()>) {
     let mut to_driver = driver.try_clone().expect("a second descriptor");
     let mut from_worker = worker.try_clone().expect("a second descriptor");
     spawn(move || {
@@ -51,7 +51,7 @@ fn relay(worker: TcpStream, driver: TcpStream, tell: Sender<()>) {
         let _ = std::io::copy(&mut from_worker, &mut to_driver);
         let _ = to_driver.shutdown(Shutdown::Both);
     });
-    pass_on(driver, worker, &tell);
+    pass_on(driver, worker, tell);
 }
 
 /// Passes on what the driver says, until nothing more is to be heard.
