@@ -9,10 +9,12 @@
 //! * [`worker`]: one message from the driver becomes one for each core, and back.
 //! * [`local`]: one per core; dependency counts, retained blocks and the ready queue.
 //! * [`history`]: what all decisions so far amount to, the same for all three.
+//! * [`attempts`]: how often a task that panics is tried again.
 //! * [`tuner`], [`balance`], [`adapt`]: what the statistics of one group change for the next.
 //! * `sim`: the simulator, in builds for it.
 
 pub mod adapt;
+pub mod attempts;
 pub mod balance;
 pub mod bugs;
 pub mod checkpoint;

@@ -56,6 +56,7 @@ fn local(flags: LocalFlags) -> Result<ExitCode, Failure> {
             interval: flags.interval(),
             prescheduling: flags.prescheduling(),
             ahead: flags.ahead(),
+            task_attempts: node::TASK_ATTEMPTS,
             durability: JobDurability::None,
             resume: false,
             savepoint: None,

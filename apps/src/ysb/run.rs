@@ -143,6 +143,10 @@ fn run_as_driver(
     let stop = node::stop_on_signals().context("cannot catch signals")?;
     let job = job(flags, &Outlet::nowhere(), memory)?;
     let cores = usize::from(cluster.cores);
+    let reach = match reach {
+        Reach::ManyProcesses if flags.data.is_some() => Reach::GrowingProcesses,
+        reach => reach,
+    };
     let counts = reach.count(cores, cluster.workers as usize * cores);
     flags.memory().check(job.plan(), counts).context("--memory")?;
     let config = DriverConfig {
@@ -151,6 +155,7 @@ fn run_as_driver(
         interval: flags.interval.into(),
         prescheduling: flags.prescheduling(),
         ahead: flags.ahead(),
+        task_attempts: node::TASK_ATTEMPTS,
         durability: flags.durability(),
         resume: flags.resume,
         savepoint: flags.from_savepoint.clone(),
@@ -164,14 +169,7 @@ fn run_as_driver(
     }
     // One that is refused touches nothing of an earlier run; one that goes on finds what it has written.
     node::check_folder(&config, &job)?;
-    if !flags.resume && flags.from_savepoint.is_none() {
-        for output in outputs() {
-            output.prepare().map_err(anyhow::Error::from)?;
-        }
-        if let Some(log) = flags.upsert_log() {
-            log.prepare().map_err(anyhow::Error::from)?;
-        }
-    }
+    prepare(flags)?;
     let timeline = Timeline::open(cluster.timeline.as_deref())?;
     if flags.data.is_some() {
         eprintln!("this job {}", job.survives(&flags.durability()));
@@ -179,15 +177,7 @@ fn run_as_driver(
     let mut watcher = Watcher { timeline, ..Watcher::default() };
     let report = run(config, &job, &mut watcher, &stop)?;
     watcher.clear_line();
-    for output in outputs() {
-        match report.all_on_this_host {
-            true => output.merge().map_err(anyhow::Error::from)?,
-            false => eprintln!(
-                "{} is in parts on the workers' hosts: nothing was merged",
-                output.path().display()
-            ),
-        }
-    }
+    complete(flags, &report)?;
     let shape = Shape::new(cluster, flags, cpus.count());
     let rows = watcher.rows_of(flags)?;
     let report = Report::new(&shape, flags, memory, report, &rows)?;
@@ -196,6 +186,46 @@ fn run_as_driver(
         report.write(path)?;
     }
     Ok(if report.is_verified() { ExitCode::SUCCESS } else { ExitCode::from(JOB_FAILED) })
+}
+
+/// Removes what an earlier run has written, unless this one goes on with it.
+fn prepare(flags: &JobFlags) -> Result<()> {
+    let begins_anew = !flags.resume && flags.from_savepoint.is_none();
+    for output in [flags.output(), flags.dead_letter()].into_iter().flatten() {
+        match begins_anew {
+            true => output.prepare()?,
+            // The batches of the job that was saved have the same numbers.
+            false if !flags.resume => output.forget_merge()?,
+            false => {}
+        }
+    }
+    match flags.upsert_log() {
+        Some(log) if begins_anew => Ok(log.prepare()?),
+        _ => Ok(()),
+    }
+}
+
+/// Makes one file of each output's parts, where they are here.
+fn complete(flags: &JobFlags, report: &JobReport) -> Result<()> {
+    for output in [flags.output(), flags.dead_letter()].into_iter().flatten() {
+        if !report.all_on_this_host {
+            let path = output.path().display();
+            eprintln!("{path} is in parts on the workers' hosts: nothing was merged");
+            continue;
+        }
+        output.merge()?;
+        // Only a job with a folder can go on after that.
+        if flags.data.is_none() {
+            output.forget_merge()?;
+        }
+    }
+    if let Some(dead_letter) = flags.dead_letter()
+        && (report.lost_workers > 0 || report.resumed)
+    {
+        let path = dead_letter.path().display();
+        eprintln!("{path} may hold lines more than once: what was lost was read again");
+    }
+    Ok(())
 }
 
 /// Collects the results, and shows a person how far the job is.

@@ -14,7 +14,8 @@ use drizzle::host::{Cpus, Polling};
 use drizzle::io::{Choice, HostKind, IoKind};
 use drizzle::node::{
     ClusterConfig, DRIVER_PATIENCE, DriverConfig, Exposure, JobDurability, JobOptions, JobReport,
-    JobSetup, LocalWorkers, Observer, Outlet, ProgressReport, StopFlag, WorkerConfig, run_local,
+    JobSetup, LocalWorkers, Observer, Outlet, ProgressReport, StopFlag, TASK_ATTEMPTS,
+    WorkerConfig, run_local,
 };
 use drizzle::scheduler::plan::Prescheduling;
 use drizzle_apps::ysb::flags::JobFlags;
@@ -77,6 +78,7 @@ fn run(passes: u64, batch_bytes: u64, more: &str) -> Run {
             interval: Duration::from_millis(1),
             prescheduling: Prescheduling::On,
             ahead: 32,
+            task_attempts: TASK_ATTEMPTS,
             durability: JobDurability::None,
             resume: false,
             savepoint: None,

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod between;
 mod cluster;
 mod command_line;
 mod generator;

@@ -4,10 +4,12 @@
 //! The driver's timeline goes to its standard error, so that a test waits for what happens to a cluster
 //! as it waits for what is said.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use crate::inputs::{INPUTS, Input, read_output};
+use crate::between::Between;
+use crate::inputs::{INPUTS, Input, read_output, read_whole};
 use crate::matrix::difference;
 use crate::process::{Ended, Folder, Process, arguments, children_of, kill, run, start};
 
@@ -194,18 +196,20 @@ fn process_that_a_local_driver_started_may_be_killed() {
 /// How often the events of an input are repeated, so that a job lasts until it has been disturbed.
 const REPEATED: u64 = 20;
 
-/// A file job with transactional output, of which a worker is killed, shows every line once.
+/// A file job with transactional output, of which a worker is killed, shows every line once, and each
+/// malformed line at least once.
 fn killed_worker_costs_no_line(output: &str) {
-    let input = Input::load(INPUTS[0]);
+    let input = Input::load(INPUTS[1]);
     let folder = Folder::new(&format!("recovery-{output}"));
     let [events, out, data] = ["events.jsonl", output, "data"].map(|name| folder.at(name));
-    let once = fs::read_to_string(input.events()).expect("it is part of the clone");
-    fs::write(&events, once.repeat(REPEATED as usize)).expect("the folder is ours");
+    let dead = folder.at(&format!("dead-{output}"));
+    write_repeated(&input, &events);
     // Repeated events come after later ones, and none of them is late.
     let words = "ysb driver --listen 127.0.0.1:0 --workers 2 --out-of-orderness 24h";
     let words = format!("{words} --memory 64MiB --checkpoint-interval 50ms {TIMELINE}");
     let ads = input.ads();
     let files = ["--events", &events, "--ads", &ads, "--out", &out, "--data", &data];
+    let files = [&files[..], &["--dead-letter", &dead]].concat();
     let mut driver = start(&arguments(&words, &files));
     let address = driver.listens_on();
     let worker = || start(&arguments("ysb worker --driver", &[&address]));
@@ -220,6 +224,31 @@ fn killed_worker_costs_no_line(output: &str) {
     expected.sort_unstable();
     let lines = read_output(Path::new(&out));
     assert_eq!(difference(&lines, &expected), "", "{}", ended.said());
+    assert_no_letter_is_missing(&input, &dead, &ended);
+}
+
+/// The events of an input as often as said, one after the other.
+fn write_repeated(input: &Input, path: &str) {
+    let mut once = fs::read(input.events()).expect("it is part of the clone");
+    if once.last() != Some(&b'\n') {
+        once.push(b'\n');
+    }
+    fs::write(path, once.repeat(REPEATED as usize)).expect("the folder is ours");
+}
+
+/// Asserts that each malformed line is there as often as in the input, or more often, and nothing else.
+fn assert_no_letter_is_missing(input: &Input, dead: &str, ended: &Ended) {
+    let mut missing: BTreeMap<&[u8], u64> = BTreeMap::new();
+    for line in input.dead_letters.split_inclusive(|&byte| byte == b'\n') {
+        *missing.entry(line).or_default() += REPEATED;
+    }
+    let letters = read_whole(Path::new(dead));
+    for line in letters.split_inclusive(|&byte| byte == b'\n') {
+        let left = missing.get_mut(line).unwrap_or_else(|| panic!("{line:?}: {}", ended.said()));
+        *left = left.saturating_sub(1);
+    }
+    assert!(missing.values().all(|&left| left == 0), "letters are missing: {}", ended.said());
+    assert!(ended.stderr.contains("may hold lines more than once"), "{}", ended.said());
 }
 
 /// A line of the output whose count is so many times as large.
@@ -237,4 +266,58 @@ fn worker_that_is_killed_costs_no_line_of_a_file() {
 #[test]
 fn worker_that_is_killed_costs_no_line_of_part_files() {
     killed_worker_costs_no_line("counts");
+}
+
+#[test]
+fn job_that_is_resumed_after_its_end_leaves_its_output_as_it_is() {
+    let input = Input::load(INPUTS[1]);
+    let folder = Folder::new("recovery-ended");
+    let [out, dead, data] = ["counts.jsonl", "dead.jsonl", "data"].map(|name| folder.at(name));
+    let (events, ads) = (input.events(), input.ads());
+    let files = ["--events", &events, "--ads", &ads, "--out", &out, "--data", &data];
+    let files = [&files[..], &["--dead-letter", &dead]].concat();
+    run(&arguments("ysb --checkpoint-interval 5ms", &files)).verified();
+    for _ in 0..2 {
+        let ended = run(&arguments("ysb --checkpoint-interval 5ms --resume", &files)).exited(0);
+        let lines = read_output(Path::new(&out));
+        assert_eq!(difference(&lines, &input.lines), "", "{}", ended.said());
+        assert!(read_whole(Path::new(&dead)) == input.dead_letters, "{}", ended.said());
+    }
+}
+
+#[test]
+fn worker_that_is_killed_while_the_job_completes_its_output_leaves_it_to_the_next_run() {
+    let input = Input::load(INPUTS[0]);
+    let folder = Folder::new("recovery-finishing");
+    let [out, data] = ["counts.jsonl", "data"].map(|name| folder.at(name));
+    let (events, ads) = (input.events(), input.ads());
+    let files = ["--events", &events, "--ads", &ads, "--out", &out, "--data", &data];
+    let words = "ysb driver --listen 127.0.0.1:0 --workers 2 --checkpoint-interval 10ms";
+    let mut driver = start(&arguments(words, &files));
+    let address = driver.listens_on();
+    let between = Between::start(&address);
+    let worker = |address: &str| start(&arguments("ysb worker --driver", &[address]));
+    let (mut lost, other) = (worker(between.address()), worker(&address));
+    between.wait_for_the_end();
+    lost.kill();
+    let ended = driver.wait().exited(1);
+    let complaint = ended.complaint();
+    for words in ["is lost", "while it completed its output", "--resume"] {
+        assert!(complaint.contains(words), "{words:?} is missing: {}", ended.said());
+    }
+    // It may have completed its own part, or have been told that the job has failed.
+    other.wait();
+    assert!(!Path::new(&out).exists(), "nobody says that it is complete: {}", ended.said());
+    let shown = read_output(&Path::new(&out).with_extension("jsonl.parts"));
+    assert!(shown.len() < input.lines.len(), "something is left to show: {}", ended.said());
+
+    let mut driver = start(&arguments(&format!("{words} --resume"), &files));
+    let address = driver.listens_on();
+    let workers = [worker(&address), worker(&address)];
+    let ended = driver.wait().exited(0);
+    for worker in workers {
+        worker.wait().exited(0);
+    }
+    let lines = read_output(Path::new(&out));
+    assert_eq!(difference(&lines, &input.lines), "", "{}", ended.said());
 }

@@ -1,6 +1,7 @@
 //! A sink that writes one line for each record, into part files for each partition.
 //!
-//! By itself it writes at once, and what was written is not taken back when a worker is lost.
+//! By itself it writes at once, and what was written is not taken back when a worker is lost: lines of batches
+//! that then run again are there once more, in a part of their own.
 //! [`JsonLinesSink::transactional`] makes it stage its lines, by the contract of
 //! [`SinkWriter`]: they are seen once a checkpoint covers them, in one file for each checkpoint and partition.
 

@@ -147,7 +147,8 @@ impl<L: Lines, R: JsonRecord> JsonLines<L, R> {
         JsonLines { keep: Some(Keep::equal::<R>(field, text)), ..self }
     }
 
-    /// Where malformed lines go, verbatim: one part for each source partition that has any.
+    /// Where malformed lines go, verbatim: a part for each source partition that has any. After a loss, lines that
+    /// are read again are there at least once, as [`Output`] says.
     pub fn dead_letter(self, output: Output) -> JsonLines<L, R> {
         JsonLines { dead_letter: Some(output), ..self }
     }
@@ -273,7 +274,7 @@ impl<L: LineReader, R: JsonRecord> SourceReader for JsonLinesReader<L, R> {
 struct DeadLetters {
     output: Output,
     /// Made when a partition has its first malformed line: a core does not know before which
-    /// partitions it will read.
+    /// partitions it will read, its own or, after a loss, parts of any other.
     parts: BTreeMap<PartitionId, PartFile>,
 }
 

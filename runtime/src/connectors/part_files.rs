@@ -1,5 +1,7 @@
 //! Output as part files, one for each partition, which may be merged into one file at the end.
 
+pub(super) mod merging;
+
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -8,6 +10,7 @@ use std::path::{Path, PathBuf};
 use drizzle_scheduler::PartitionId;
 
 use super::ConnectorError;
+use merging::{Merge, Note};
 
 /// How much a part file holds back before it writes.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -17,6 +20,11 @@ const BUFFER_BYTES: usize = 64 << 10;
 ///
 /// One process prepares it, before any part is created; anyone creates parts; one process that sees
 /// them all merges it after they are closed.
+///
+/// A part belongs to whoever created it and is never written by anyone else. After a loss a partition has
+/// several of them, and lines that were read or written again are in more than one: none is lost, and
+/// each is there at least once. The last line of a writer that was killed may have been cut off; it too is
+/// in a later part. (All of this is about processes. A host that loses power may take lines along.)
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     path: PathBuf,
@@ -53,20 +61,31 @@ impl Output {
     /// Creates the folder of the parts and removes what an earlier run left.
     pub fn prepare(&self) -> Result<(), ConnectorError> {
         fs::create_dir_all(&self.parts).map_err(error("create folder", &self.parts))?;
-        for (_, part) in self.find_parts()? {
-            fs::remove_file(&part).map_err(error("remove", &part))?;
+        for Part { path, .. } in self.find_parts()? {
+            fs::remove_file(&path).map_err(error("remove", &path))?;
         }
         if self.is_one_file() {
             remove_if_there(&self.merging())?;
+            remove_if_there(&self.note())?;
             remove_if_there(&self.path)?;
         }
         Ok(())
     }
 
-    /// Creates the part of `partition`, empty.
+    /// Creates a part of `partition`, empty, under the first number that no part of it has: those of
+    /// other lives, and of cores that read what a lost one had taken, stay as they are.
     pub fn create_part(&self, partition: PartitionId) -> Result<PartFile, ConnectorError> {
         fs::create_dir_all(&self.parts).map_err(error("create folder", &self.parts))?;
-        PartFile::create(self.parts.join(format!("part-{:05}.jsonl", partition.0)))
+        // What was merged was removed, and its numbers are taken.
+        let mut number = Note::read(self)?.next(partition);
+        loop {
+            let path = self.part(partition, number);
+            match File::create_new(&path) {
+                Ok(file) => return Ok(PartFile { path, file, buffer: Vec::new() }),
+                Err(taken) if taken.kind() == io::ErrorKind::AlreadyExists => number += 1,
+                Err(failed) => return Err(error("create", &path)(failed)),
+            }
+        }
     }
 
     /// Shows lines of `partition` as a part of their own, with that number: all of them at once, and not
@@ -77,7 +96,7 @@ impl Output {
         number: u64,
         lines: &[u8],
     ) -> Result<(), ConnectorError> {
-        let path = self.parts.join(format!("part-{:05}-{number:020}.jsonl", partition.0));
+        let path = self.part(partition, number);
         if lines.is_empty() || path.exists() {
             return Ok(());
         }
@@ -92,41 +111,42 @@ impl Output {
     }
 
     /// Makes one file of the parts, in the order of partitions, and removes them. Does nothing
-    /// where part files are what was asked for, or where they were merged before.
+    /// where part files are what was asked for. If it is cut short, whoever does it again completes it; if
+    /// a job goes on after its end, what has been merged is not merged again: a note that stays
+    /// beside the file, in the folder of the parts, sees to both.
     pub fn merge(&self) -> Result<(), ConnectorError> {
+        let mut merge = Merge::new(self);
+        while self.is_one_file() && merge.step()? {}
+        Ok(())
+    }
+
+    /// Removes that note, and the folder if nothing else is in it: nobody goes on with this job.
+    pub fn forget_merge(&self) -> Result<(), ConnectorError> {
         if !self.is_one_file() {
             return Ok(());
         }
-        let merging = self.merging();
-        let parts = match self.parts.exists() {
-            true => self.find_parts()?,
-            false => Vec::new(),
-        };
-        // A job that goes on after its end has no parts: what it has written is there.
-        if parts.is_empty() && self.path.exists() {
-            // It stays where somebody else keeps files in it.
-            let _ = fs::remove_dir(&self.parts);
-            return Ok(());
-        }
-        fs::create_dir_all(&self.parts).map_err(error("create folder", &self.parts))?;
-        let mut whole = File::create(&merging).map_err(error("create", &merging))?;
-        for (_, part) in &parts {
-            let mut part_file = File::open(part).map_err(error("open", part))?;
-            io::copy(&mut part_file, &mut whole).map_err(error("copy", part))?;
-        }
-        fs::rename(&merging, &self.path).map_err(error("write", &self.path))?;
-        for (_, part) in &parts {
-            fs::remove_file(part).map_err(error("remove", part))?;
-        }
-        match fs::remove_dir(&self.parts) {
+        remove_if_there(&self.note())?;
+        match fs::remove_dir(&self.parts).map_err(|error| (error.kind(), error)) {
             // Somebody else keeps files there: they are not ours to remove.
-            Err(kept) if kept.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-            removed => removed.map_err(error("remove folder", &self.parts)),
+            Ok(()) | Err((io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound, _)) => Ok(()),
+            Err((_, failed)) => Err(error("remove folder", &self.parts)(failed)),
         }
     }
 
     fn is_one_file(&self) -> bool {
         self.parts != self.path
+    }
+
+    fn part(&self, partition: PartitionId, number: u64) -> PathBuf {
+        self.parts.join(match number {
+            0 => format!("part-{:05}.jsonl", partition.0),
+            _ => format!("part-{:05}-{number:020}.jsonl", partition.0),
+        })
+    }
+
+    /// What has been merged.
+    fn note(&self) -> PathBuf {
+        self.parts.join("merged.json")
     }
 
     /// What is being merged; a rename within one file system makes it the whole.
@@ -135,12 +155,12 @@ impl Output {
     }
 
     /// All part files that are there, in the order of partitions.
-    fn find_parts(&self) -> Result<Vec<(PartNumber, PathBuf)>, ConnectorError> {
+    fn find_parts(&self) -> Result<Vec<Part>, ConnectorError> {
         let mut parts = Vec::new();
         for entry in fs::read_dir(&self.parts).map_err(error("list", &self.parts))? {
             let entry = entry.map_err(error("list", &self.parts))?;
-            if let Some(number) = part_number(&entry.file_name()) {
-                parts.push((number, entry.path()));
+            if let Some((partition, number)) = part_number(&entry.file_name()) {
+                parts.push(Part { partition, number, path: entry.path() });
             }
         }
         parts.sort_unstable();
@@ -148,8 +168,14 @@ impl Output {
     }
 }
 
-/// A partition, and which of its parts.
-type PartNumber = (u32, u64);
+/// A part that is there. In their order they make the one file.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Part {
+    partition: u32,
+    /// Which of its parts.
+    number: u64,
+    path: PathBuf,
+}
 
 /// One part, as the owner of its partition writes it.
 #[derive(Debug)]
@@ -160,11 +186,6 @@ pub struct PartFile {
 }
 
 impl PartFile {
-    fn create(path: PathBuf) -> Result<PartFile, ConnectorError> {
-        let file = File::create(&path).map_err(error("create", &path))?;
-        Ok(PartFile { path, file, buffer: Vec::new() })
-    }
-
     /// Appends what `write` puts into the buffer, and a newline.
     pub fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), ConnectorError> {
         write(&mut self.buffer);
@@ -196,7 +217,7 @@ fn remove_if_there(path: &Path) -> Result<(), ConnectorError> {
 }
 
 /// The partition of a part file of that name, and which of its parts it is.
-fn part_number(name: &std::ffi::OsStr) -> Option<PartNumber> {
+fn part_number(name: &std::ffi::OsStr) -> Option<(u32, u64)> {
     let name = name.to_str()?.strip_prefix("part-")?.strip_suffix(".jsonl")?;
     let (partition, number) = name.split_once('-').unwrap_or((name, "0"));
     let is_number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,5 +1,6 @@
 //! Connectors over real files in a folder of the test's own.
 
+mod merging;
 mod surviving;
 
 use std::fs;
@@ -231,11 +232,36 @@ fn lines_are_counted_by_what_they_are_and_malformed_ones_are_kept_verbatim() {
     }
     reader.close().unwrap();
     dead.merge().unwrap();
+    dead.forget_merge().unwrap();
 
     assert_eq!(counters, InputCounters { lines: 6, blank: 2, malformed: 2, ok: 2, filtered: 0 });
     assert_eq!(stamps, [(5, 5), (3, 3)]);
     assert_eq!(fs::read(dead.path()).unwrap(), b"no\xff\r\n{\"t\": []}\n");
     assert_eq!(names(&folder.0.join("dead")), ["letters.jsonl"]);
+}
+
+#[test]
+fn dead_letters_of_a_core_that_is_lost_stay_when_another_reads_the_same_partition() {
+    let folder = Folder::new("dead-again");
+    let path = folder.file("in", "{\"t\": 1}\nfirst\n{\"t\": 2}\nsecond\nthird\n");
+    let dead = Output::new(folder.0.join("dead.jsonl"));
+    dead.prepare().unwrap();
+    let source = JsonLines::<_, Tick>::new(MappedFile::open(&path).unwrap());
+    let source = source.dead_letter(dead.clone());
+    let read = |range: std::ops::Range<u64>| {
+        let mut reader = source.open().unwrap();
+        let (mut times, mut counters) = (EventTimes::new(0), InputCounters::default());
+        reader.read(PartitionId(0), range, &mut times, &mut counters, |_, _| {}).unwrap();
+    };
+    read(0..31);
+    // One goes on behind what is known, another one reads again what the first had taken.
+    read(31..37);
+    read(9..15);
+    // Another one was killed while it wrote.
+    fs::write(folder.0.join("dead.jsonl.parts/part-00000-00000000000000000003.jsonl"), "thi")
+        .unwrap();
+    dead.merge().unwrap();
+    assert_eq!(fs::read_to_string(dead.path()).unwrap(), "first\nsecond\nthird\nfirst\n");
 }
 
 #[test]
@@ -277,10 +303,11 @@ fn a_path_with_jsonl_gives_one_file_in_the_order_of_partitions() {
     assert_eq!(names(&folder.0.join("sub")), ["out.jsonl.parts"]);
     output.merge().unwrap();
     assert_eq!(fs::read_to_string(output.path()).unwrap(), "1\n2\n3\n");
-    assert_eq!(names(&folder.0.join("sub")), ["out.jsonl"]);
     // A job that goes on after its end does it once more.
     output.merge().unwrap();
     assert_eq!(fs::read_to_string(output.path()).unwrap(), "1\n2\n3\n");
+    assert_eq!(names(&folder.0.join("sub/out.jsonl.parts")), ["merged.json"]);
+    output.forget_merge().unwrap();
     assert_eq!(names(&folder.0.join("sub")), ["out.jsonl"]);
 }
 
@@ -294,6 +321,11 @@ fn any_other_path_is_a_folder_of_parts() {
     assert_eq!(folder.names(), ["part-00000.jsonl", "part-00003.jsonl"]);
     let text = fs::read_to_string(folder.0.join("part-00003.jsonl")).unwrap();
     assert!(text.lines().eq((0..20_000).map(|number| number.to_string())));
+    // The next owner of a partition leaves the part of the one before alone.
+    write_numbers(&output, 3, 7..8);
+    assert_eq!(fs::read_to_string(folder.0.join("part-00003.jsonl")).unwrap(), text);
+    let part = folder.0.join("part-00003-00000000000000000001.jsonl");
+    assert_eq!(fs::read_to_string(part).unwrap(), "7\n");
 }
 
 #[test]

@@ -10,18 +10,35 @@ thread_local! {
     static IN_TASK: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs user code (a task, or what opens and closes its stage); the error is one sentence.
-pub fn run<T, E: Display>(body: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+/// Why user code has not done what it should, in one sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It says so.
+    Failed(String),
+    /// It panicked.
+    Panicked(String),
+}
+
+impl From<Failure> for String {
+    fn from(failure: Failure) -> String {
+        match failure {
+            Failure::Failed(reason) | Failure::Panicked(reason) => reason,
+        }
+    }
+}
+
+/// Runs user code (a task, or what opens and closes its stage).
+pub fn run<T, E: Display>(body: impl FnOnce() -> Result<T, E>) -> Result<T, Failure> {
     match catch(body) {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(panic) => Err(format!("an operator panicked: {panic}")),
+        Ok(result) => result.map_err(|error| Failure::Failed(error.to_string())),
+        Err(panic) => Err(Failure::Panicked(format!("an operator panicked: {panic}"))),
     }
 }
 
 /// The error is the panic's text.
 fn catch<T>(body: impl FnOnce() -> T) -> Result<T, String> {
     IN_TASK.set(true);
-    // The stage does nothing more after a panic: its job fails.
+    // The stage does nothing more after a panic: its worker's life ends, or its job.
     let result = panic::catch_unwind(AssertUnwindSafe(body));
     IN_TASK.set(false);
     result.map_err(|payload| text_of(payload.as_ref()))
@@ -46,7 +63,7 @@ fn text_of(payload: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{catch, run};
+    use super::{Failure, catch, run};
 
     #[test]
     fn a_panic_becomes_its_text() {
@@ -58,8 +75,9 @@ mod tests {
     #[test]
     fn an_error_and_a_panic_both_become_a_sentence() {
         assert_eq!(run(|| Ok::<_, &str>(7)), Ok(7));
-        assert_eq!(run(|| Err::<(), _>("no disk")), Err("no disk".to_owned()));
+        let result = run(|| Err::<(), _>("no disk"));
+        assert_eq!(result, Err(Failure::Failed("no disk".to_owned())));
         let result = run(|| -> Result<(), &str> { panic!("no luck") });
-        assert_eq!(result, Err("an operator panicked: no luck".to_owned()));
+        assert_eq!(result, Err(Failure::Panicked("an operator panicked: no luck".to_owned())));
     }
 }

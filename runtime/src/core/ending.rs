@@ -50,8 +50,9 @@ impl Core {
         for (described, stage) in stages {
             let Some(stage) = stage else { continue };
             let name = &described.name;
-            boundary::run(|| stage.close())
-                .map_err(|reason| format!("stage {name:?} failed at the end: {reason}"))?;
+            boundary::run(|| stage.close()).map_err(|failure| {
+                format!("stage {name:?} failed at the end: {}", String::from(failure))
+            })?;
         }
         Ok(())
     }

@@ -36,7 +36,7 @@ use crate::host::{CoreLoop, Meter, Progress, Usage};
 use crate::io::{Completion, Inbox, Io, Waker};
 use crate::storage::Desk;
 use crate::transport::{CoreMail, MeshPlace, Parcel};
-use crate::wire::{CoreCosts, Regained};
+use crate::wire::{CoreCosts, Regained, TaskPanic};
 
 pub use boundary::abort_on_panic_outside_tasks;
 pub use clock::{ClockOffset, CoreClock};
@@ -97,6 +97,8 @@ pub enum CoreOutput {
         /// One sentence.
         reason: String,
     },
+    /// A task panicked, and the core does nothing more.
+    Panicked(TaskPanic),
     /// Answer to `Finish`.
     Finished {
         /// What its operators counted, by name.
@@ -211,7 +213,7 @@ pub struct Core {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Running,
-    /// The job failed here; only `Abort` and `Finish` matter now.
+    /// A task failed here; only `Abort` and `Finish` matter now.
     Failed,
     Done,
 }
@@ -431,8 +433,8 @@ impl Core {
         let started = self.laps.lap(Doing::Schedule);
         let result = self.execute(&run, started);
         let ended = self.laps.lap(Doing::Run);
-        if let Err(reason) = result {
-            self.fail(reason);
+        if let Err(failure) = result {
+            self.task_failed(&run, failure);
             return true;
         }
         let ranges = std::mem::take(&mut self.ranges);
@@ -492,7 +494,10 @@ impl Core {
                 | LocalAction::DropCopy { .. }
                 | LocalAction::DropEarly { .. }
                 | LocalAction::Recorded { .. } => {
-                    if let Err(reason) = self.perform_kept(action) {
+                    // After a panic a state may hold half a task: nobody is to have it.
+                    if self.phase != Phase::Failed
+                        && let Err(reason) = self.perform_kept(action)
+                    {
                         self.fail(reason);
                     }
                 }

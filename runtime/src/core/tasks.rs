@@ -4,10 +4,12 @@ use drizzle_scheduler::local::Run;
 use drizzle_scheduler::message::Purpose;
 use drizzle_scheduler::{Instant, StageId};
 
-use super::{Core, Running, boundary, inputs};
+use super::boundary::{self, Failure};
+use super::{Core, CoreOutput, Phase, Running, inputs};
 use crate::connectors::ConnectorError;
 use crate::dataflow::stage::{Intake, IntakeState, Output, Stage, StageContext};
 use crate::node::Size;
+use crate::wire::TaskPanic;
 
 impl Core {
     /// What to run now: what has waited for memory and need not any more, or what is ready.
@@ -27,11 +29,9 @@ impl Core {
         None
     }
 
-    pub(super) fn execute(&mut self, run: &Run, began: u64) -> Result<(), String> {
+    pub(super) fn execute(&mut self, run: &Run, began: u64) -> Result<(), Failure> {
         let plan = self.context.plan.clone();
-        let name = &plan.stage(run.stage).name;
-        let failed = |reason: String| format!("stage {name:?} failed in {}: {reason}", run.batch);
-        boundary::run(|| self.open(run.stage)).map_err(failed)?;
+        boundary::run(|| self.open(run.stage))?;
         let placement = self.scheduler.placements().at(run.batch);
         let placement = placement.expect("a batch that runs is placed").clone();
         let is_source = plan.is_source(run.stage);
@@ -63,8 +63,24 @@ impl Core {
         intake.notices.into_iter().for_each(|line| self.warn(line));
         let records = self.stages.iter().flatten().map(|stage| stage.records()).sum();
         self.status.set_records(records);
-        let result = result.and_then(|()| self.account(run));
-        result.map_err(failed)
+        result.and_then(|()| self.account(run).map_err(Failure::Failed))
+    }
+
+    /// Nothing more is run here. What follows from a panic the driver decides; anything else ends the job.
+    pub(super) fn task_failed(&mut self, run: &Run, failure: Failure) {
+        let &Run { stage, batch, .. } = run;
+        match failure {
+            Failure::Panicked(cause) => {
+                self.phase = Phase::Failed;
+                let epoch = self.scheduler.epoch();
+                let panic = TaskPanic { stage, batch, epoch, cause };
+                self.tell_control(CoreOutput::Panicked(panic));
+            }
+            Failure::Failed(reason) => {
+                let name = &self.context.plan.stage(stage).name;
+                self.fail(format!("stage {name:?} failed in {batch}: {reason}"));
+            }
+        }
     }
 
     /// Whether source tasks may take input, and how much.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use drizzle_scheduler::checkpoint::SourcePosition;
 use drizzle_scheduler::local::{self, Retention, Run};
 use drizzle_scheduler::message::{Purpose, SourceRange, TakenRange};
-use drizzle_scheduler::{PartitionId, Watermark};
+use drizzle_scheduler::{BatchId, PartitionId, Watermark};
 
 use crate::connectors::ConnectorError;
 use crate::dataflow::stage::{Head, Intake, IntakeState, RunningHead, StageContext, TaskError};
@@ -297,8 +297,12 @@ impl<D: SourceReader> RunningHead for RunningSource<D> {
     }
 
     fn go_on(&mut self, position: &SourcePosition) {
-        let &SourcePosition { partition, offset, watermark, ended, .. } = position;
-        self.partitions[partition.index()] = self.behind(offset, watermark, ended);
+        let &SourcePosition { partition, after, offset, watermark, ended, .. } = position;
+        self.partitions[partition.index()] = match after {
+            // Nobody knows of anything that was taken, nor where the partition begins.
+            BatchId(0) => self.at_first(partition),
+            _ => self.behind(offset, watermark, ended),
+        };
         self.holdings[partition.index()].is_here = true;
     }
 

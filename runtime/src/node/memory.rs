@@ -148,6 +148,8 @@ pub enum Reach {
     OneProcess,
     /// Each has its own: blocks are copied when they arrive.
     ManyProcesses,
+    /// The same, and more may come: who is alone keeps room for what one like itself would send.
+    GrowingProcesses,
 }
 
 impl Reach {
@@ -156,8 +158,9 @@ impl Reach {
         let elsewhere = match self {
             Reach::OneProcess => 0,
             Reach::ManyProcesses => all - own,
+            Reach::GrowingProcesses => own.max(all - own),
         };
-        CoreCounts { own, all, elsewhere }
+        CoreCounts { own, all: all.max(own + elsewhere), elsewhere }
     }
 }
 
@@ -165,6 +168,7 @@ impl Reach {
 pub(crate) struct WorkerShares {
     own: CoreShares,
     cores: CoreCounts,
+    reach: Reach,
     /// For each peer in another process: how many cores it has, and how many bytes it keeps for each
     /// core of this worker.
     peers: BTreeMap<WorkerId, (usize, usize)>,
@@ -193,7 +197,7 @@ impl WorkerShares {
                 peers.insert(peer.worker, (cores.own, shares.part_of_each(cores)));
             }
         }
-        Ok(WorkerShares { own, cores, peers })
+        Ok(WorkerShares { own, cores, reach, peers })
     }
 
     /// Of a core that owns the connections to `linked`.
@@ -204,14 +208,16 @@ impl WorkerShares {
     ) -> MemoryOptions {
         let part_of_each = self.own.part_of_each(self.cores);
         let senders: usize = linked.filter_map(|worker| self.peers.get(&worker)).map(|p| p.0).sum();
+        let received_bytes = match self.reach {
+            Reach::OneProcess | Reach::ManyProcesses => senders * part_of_each,
+            // Those that come are nobody's yet.
+            Reach::GrowingProcesses => self.own.received_bytes.max(senders * part_of_each),
+        };
         let fair = (part_of_each / 4).max(MIN_SEGMENT_BYTES);
         let segment_bytes = (1 << fair.ilog2()).min(MAX_SEGMENT_BYTES);
         MemoryOptions {
             written: self.own.written,
-            received: StoreOptions {
-                segment_bytes,
-                max_bytes: senders * part_of_each + segment_bytes,
-            },
+            received: StoreOptions { segment_bytes, max_bytes: received_bytes + segment_bytes },
             state_bytes: self.own.state_bytes,
             combiner_bytes: self.own.combiner_bytes,
             peers: self.peers.iter().map(|(&worker, &(_, bytes))| (worker, bytes)).collect(),

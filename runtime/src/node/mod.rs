@@ -36,8 +36,8 @@ use crate::io::{Choice, HostKind, IoKind};
 pub use ask::ask_driver;
 pub use connect::Exposure;
 pub use driver::{
-    Change, ClusterEvent, DriverConfig, Observer, ProgressReport, check_folder, listen_for_workers,
-    run_driver,
+    Change, ClusterEvent, DriverConfig, Observer, ProgressReport, TASK_ATTEMPTS, check_folder,
+    listen_for_workers, run_driver,
 };
 pub use light::LightThreads;
 pub use local::{ClusterConfig, LocalWorkers, run_local};

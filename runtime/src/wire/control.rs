@@ -6,14 +6,14 @@
 //! head of one family can be taken for one of another.
 
 use drizzle_scheduler::message::{Report, WorkerMessage};
-use drizzle_scheduler::{Epoch, Incarnation, Life, Term, WorkerId};
+use drizzle_scheduler::{BatchId, Epoch, Incarnation, Life, StageId, Term, WorkerId};
 
 use super::codec::{DecodeError, MAX_TEXT, Reader, Writer};
 use super::frame::{FrameKind, append_frame};
 use super::ids::MAX_WORKERS;
 use super::message::{
-    CoreCosts, FinalReport, MemoryPeaks, Peer, Regained, Request, Returning, TimeByKind, ToDriver,
-    ToWorker, WorkerStatus,
+    CoreCosts, FinalReport, MemoryPeaks, Peer, Regained, Request, Returning, TaskPanic, TimeByKind,
+    ToDriver, ToWorker, WorkerStatus,
 };
 use super::orders::{read_driver_message, write_driver_message};
 use super::ranges::MAX_RANGES;
@@ -47,6 +47,7 @@ const FINISHED: u8 = 10;
 const RETURN: u8 = 11;
 const ASK: u8 = 12;
 const REGAINED: u8 = 13;
+const PANICKED: u8 = 14;
 
 // Tags of `ToWorker`: 64 to 127.
 const WELCOME: u8 = 64;
@@ -58,6 +59,7 @@ const FINISH: u8 = 69;
 const ABORT: u8 = 70;
 const BACK: u8 = 71;
 const ANSWER: u8 = 72;
+const WAIT: u8 = 73;
 
 // Tags of `Request`.
 const STATUS: u8 = 1;
@@ -166,6 +168,13 @@ fn write_to_driver(writer: &mut Writer<'_>, message: &ToDriver) {
             writer.u8(FAILED);
             writer.text(reason);
         }
+        ToDriver::Panicked(TaskPanic { stage, batch, epoch, cause }) => {
+            writer.u8(PANICKED);
+            writer.u16(stage.0);
+            writer.u64(batch.0);
+            writer.u64(epoch.0);
+            writer.text(cause);
+        }
         ToDriver::Finished(report) => {
             writer.u8(FINISHED);
             write_final_report(writer, report);
@@ -218,6 +227,12 @@ fn read_to_driver(reader: &mut Reader<'_>) -> Result<ToDriver, DecodeError> {
             },
         },
         FAILED => ToDriver::Failed { reason: reader.text("a reason", MAX_TEXT)? },
+        PANICKED => ToDriver::Panicked(TaskPanic {
+            stage: StageId(reader.u16("a stage")?),
+            batch: BatchId(reader.u64("a batch")?),
+            epoch: Epoch(reader.u64("an epoch")?),
+            cause: reader.text("a cause", MAX_TEXT)?,
+        }),
         FINISHED => ToDriver::Finished(Box::new(read_final_report(reader)?)),
         RETURN => ToDriver::Return(read_returning(reader)?),
         ASK => ToDriver::Ask(read_request(reader)?),
@@ -408,6 +423,7 @@ fn write_to_worker(writer: &mut Writer<'_>, message: &ToWorker) {
             writer.u64(*sent_ns);
             writer.u64(*driver_ns);
         }
+        ToWorker::Wait => writer.u8(WAIT),
         ToWorker::Finish => writer.u8(FINISH),
         ToWorker::Abort { reason } => {
             writer.u8(ABORT);
@@ -444,6 +460,7 @@ fn read_to_worker(reader: &mut Reader<'_>) -> Result<ToWorker, DecodeError> {
             sent_ns: reader.u64("a heartbeat's time")?,
             driver_ns: reader.u64("the driver's time")?,
         },
+        WAIT => ToWorker::Wait,
         FINISH => ToWorker::Finish,
         ABORT => ToWorker::Abort { reason: reader.text("a reason", MAX_TEXT)? },
         BACK => ToWorker::Back { term: Term(reader.u64("a term")?) },

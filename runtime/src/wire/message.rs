@@ -72,6 +72,8 @@ pub enum ToDriver {
         /// One sentence.
         reason: String,
     },
+    /// A task panicked: this life of the worker does nothing more that counts.
+    Panicked(TaskPanic),
     /// Everything that it wrote is complete: the answer to `Finish`.
     Finished(Box<FinalReport>),
     /// First of all, instead of `Hello`: a worker at work has lost its driver, and looks for the next.
@@ -87,6 +89,19 @@ pub enum Regained {
     State,
     /// All batches since then that were due when they were lost.
     Time,
+}
+
+/// A user function that panicked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskPanic {
+    /// The stage that it is part of.
+    pub stage: StageId,
+    /// The batch in which it did.
+    pub batch: BatchId,
+    /// The version of the placements that its core knew: which attempt it was.
+    pub epoch: Epoch,
+    /// What it said.
+    pub cause: String,
 }
 
 /// A worker that has lost its driver, as it tells the next.
@@ -289,6 +304,10 @@ pub enum ToWorker {
         /// The job and its flags, as on a command line.
         arguments: Vec<String>,
     },
+    /// Answer to `Hello` of a driver that goes on with a job: the welcome comes when it is clear who of the
+    /// workers before is left. This job outlives its driver, so if that is lost meanwhile, the next one
+    /// is to be looked for.
+    Wait,
     /// The worker cannot take part.
     Refused {
         /// One sentence.

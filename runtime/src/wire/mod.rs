@@ -41,6 +41,6 @@ pub use frame::{Frame, FrameDecoder, FrameError, FrameHead, FrameKind};
 pub use journal::{EntryError, decode_entry, encode_entry};
 pub use message::{
     CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, Regained, Request, Returning,
-    StatePart, TimeByKind, ToDriver, ToWorker, WorkerStatus,
+    StatePart, TaskPanic, TimeByKind, ToDriver, ToWorker, WorkerStatus,
 };
 pub use ranges::MAX_RANGES;

@@ -7,6 +7,8 @@ mod cluster;
 mod job;
 mod memory;
 mod nodes;
+mod panics;
+mod workers;
 
 use std::sync::Arc;
 

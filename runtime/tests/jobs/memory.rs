@@ -17,7 +17,7 @@ use drizzle::io::{self, HostKind, IoKind};
 use drizzle::node::{
     ClusterConfig, Collect, DRIVER_PATIENCE, DriverConfig, Exposure, JobDurability, JobOptions,
     JobReport, JobSetup, LocalWorkers, Memory, NodeError, Observer, Outlet, ProgressReport,
-    StopFlag, WorkerConfig, run_local,
+    StopFlag, TASK_ATTEMPTS, WorkerConfig, run_local,
 };
 use drizzle::scheduler::plan::{Pacing, Prescheduling};
 use drizzle::scheduler::{Instant, PartitionId};
@@ -258,6 +258,7 @@ impl Case {
                 interval: Duration::from_millis(2),
                 prescheduling: Prescheduling::On,
                 ahead: 32,
+                task_attempts: TASK_ATTEMPTS,
                 durability: JobDurability::None,
                 resume: false,
                 savepoint: None,

@@ -1,7 +1,7 @@
 //! A driver that keeps a journal, beside workers that say what real ones would and run nothing.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
@@ -21,10 +21,10 @@ use drizzle::wire::{
 use super::cluster::Case;
 
 /// A folder of a test, gone with it.
-struct TestFolder(PathBuf);
+pub struct TestFolder(pub PathBuf);
 
 impl TestFolder {
-    fn new(name: &str) -> TestFolder {
+    pub fn new(name: &str) -> TestFolder {
         let path = std::env::temp_dir().join(format!("drizzle-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         TestFolder(path)
@@ -78,6 +78,11 @@ impl Driver {
 
     /// One that begins with so many workers.
     fn start_for(workers: u32, folder: &Path, resume: bool) -> Driver {
+        Driver::start_on(listener(), workers, folder, resume)
+    }
+
+    /// One that listens already.
+    fn start_on(listener: TcpListener, workers: u32, folder: &Path, resume: bool) -> Driver {
         let case = Case::new(workers, 1, 10);
         let config = DriverConfig {
             durability: JobDurability::Folder {
@@ -87,8 +92,6 @@ impl Driver {
             resume,
             ..case.cluster().driver
         };
-        let any = "127.0.0.1:0".parse().expect("an address");
-        let listener = listen_for_workers(any, Exposure::Loopback).expect("a free port");
         let address = listener.local_addr().expect("it listens");
         let (say, told) = mpsc::channel();
         let thread = thread::spawn(move || {
@@ -111,6 +114,11 @@ impl Driver {
     }
 }
 
+fn listener() -> TcpListener {
+    let any = "127.0.0.1:0".parse().expect("an address");
+    listen_for_workers(any, Exposure::Loopback).expect("a free port")
+}
+
 /// A worker that runs nothing.
 struct Worker {
     stream: TcpStream,
@@ -120,7 +128,11 @@ struct Worker {
 
 impl Worker {
     fn call(driver: &Driver) -> Worker {
-        let stream = TcpStream::connect(driver.address).expect("it listens");
+        Worker::call_at(driver.address)
+    }
+
+    fn call_at(address: SocketAddr) -> Worker {
+        let stream = TcpStream::connect(address).expect("it listens");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         let life = Life { worker: WorkerId(0), incarnation: Incarnation(0) };
         Worker { stream, decoder: FrameDecoder::new(), life }
@@ -130,19 +142,28 @@ impl Worker {
     fn join(driver: &Driver) -> Worker {
         let mut worker = Worker::call(driver);
         worker.say(&ToDriver::Hello { cores: 1, process: 1 });
-        let ToWorker::Welcome { worker: number, incarnation, .. } = worker.hear() else {
-            panic!("a worker is welcomed");
+        worker.is_welcomed();
+        worker
+    }
+
+    /// Is welcomed, at once or when it is known who is left of the workers before.
+    fn is_welcomed(&mut self) {
+        let (number, incarnation) = loop {
+            match self.hear() {
+                ToWorker::Wait => {}
+                ToWorker::Welcome { worker, incarnation, .. } => break (worker, incarnation),
+                other => panic!("a worker is welcomed: {other:?}"),
+            }
         };
-        worker.life = Life { worker: number, incarnation };
-        worker.say(&ToDriver::Joined {
+        self.life = Life { worker: number, incarnation };
+        self.say(&ToDriver::Joined {
             fingerprint: fingerprint(),
             data_address: data_address(),
             runtime: "none".to_owned(),
         });
-        let ToWorker::Peers { peers, .. } = worker.hear() else { panic!("it hears who is there") };
-        assert!(peers.iter().any(|peer| peer.life() == worker.life), "{peers:?}");
-        worker.say(&ToDriver::Ready);
-        worker
+        let ToWorker::Peers { peers, .. } = self.hear() else { panic!("it hears who is there") };
+        assert!(peers.iter().any(|peer| peer.life() == self.life), "{peers:?}");
+        self.say(&ToDriver::Ready);
     }
 
     /// Says that it followed a driver of that term.
@@ -284,6 +305,26 @@ fn workers_that_do_not_come_back_are_not_waited_for() {
     let mut other = Worker::join(&driver);
     assert_eq!(other.life.worker, WorkerId(0), "numbers do not grow with every driver");
     other.wait_for(is_group);
+    other.fail();
+    driver.end();
+}
+
+#[test]
+fn a_worker_that_comes_before_it_is_known_who_is_left_is_told_to_wait() {
+    let folder = TestFolder::new("told-to-wait");
+    let driver = Driver::start(&folder.0, false);
+    let mut worker = Worker::join(&driver);
+    worker.wait_for(is_group);
+    worker.fail();
+    driver.end();
+
+    let listener = listener();
+    let mut other = Worker::call_at(listener.local_addr().expect("it listens"));
+    other.say(&ToDriver::Hello { cores: 1, process: 1 });
+    let driver = Driver::start_on(listener, 1, &folder.0, true);
+    // It is said before anything else, so that the worker knows what to do if this driver is lost too.
+    assert_eq!(other.hear(), ToWorker::Wait);
+    other.is_welcomed();
     other.fail();
     driver.end();
 }

@@ -56,6 +56,8 @@ pub(crate) struct Items {
     pub(crate) partitions: Arc<Vec<Vec<Item>>>,
     pub(crate) cuts: Cuts,
     pub(crate) out_of_orderness_ms: u64,
+    /// Where all partitions begin.
+    pub(crate) first: u64,
     /// What is asserted after the items up to an offset.
     pub(crate) assert: fn(u64) -> Option<Watermark>,
     /// Whether a partition's end is told.
@@ -71,6 +73,7 @@ impl Items {
             partitions: Arc::new(partitions.to_vec()),
             cuts: Vec::new(),
             out_of_orderness_ms: 0,
+            first: 0,
             assert: |_| None,
             ends: true,
             fingerprint: 1,
@@ -126,7 +129,7 @@ impl SourceReader for ItemReader {
     type Record = Owned<Item>;
 
     fn first_offset(&self, _partition: PartitionId) -> u64 {
-        0
+        self.items.first
     }
 
     fn choose(&mut self, partition: PartitionId, from: u64, limit: &Limit) -> Choice {

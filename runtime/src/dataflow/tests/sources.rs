@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use drizzle_scheduler::checkpoint::SourcePosition;
-use drizzle_scheduler::{BatchId, PartitionId, Watermark};
+use drizzle_scheduler::{BatchId, PartitionId, StageId, Watermark};
 use proptest::prelude::*;
 
 use super::harness::*;
@@ -275,4 +275,20 @@ fn source_may_forget_what_was_read_where_nothing_outlives_the_process() {
     let (mut bench, _) = windowed(items, Count, options(1, Never));
     bench.finish();
     assert_eq!(*told.lock().unwrap(), [(0, 2), (0, 3)]);
+}
+
+#[test]
+fn a_partition_of_which_nothing_is_known_goes_on_where_it_begins() {
+    for (after, counted) in [(0, 2), (7, 3)] {
+        let items = Items { first: 2, ..Items::new(&[at(&[1, 2, 3, 4])]) };
+        let (mut bench, _) = windowed(items, Count, options(1, Never));
+        let (stage, partition) = (StageId(0), PartitionId(0));
+        let (offset, watermark, ended) = (1, Watermark::NONE, false);
+        let offset = if after == 0 { 0 } else { offset };
+        let position =
+            SourcePosition { stage, partition, after: BatchId(after), offset, watermark, ended };
+        bench.stage_of((stage, partition)).go_on(&position);
+        bench.finish();
+        assert_eq!(bench.counter("windows.counted"), counted, "after batch {after}");
+    }
 }

@@ -37,6 +37,9 @@ impl DriverNode<'_> {
             return self.turn_away(number, &line);
         }
         member.stage = Stage::Waiting;
+        if !self.expected.is_empty() {
+            self.send(number, ToWorker::Wait);
+        }
         self.welcome_waiting()
     }
 

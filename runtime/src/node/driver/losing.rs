@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use drizzle_scheduler::attempts::Verdict;
 use drizzle_scheduler::driver::DriverEvent;
 use drizzle_scheduler::{Life, WorkerId};
 
@@ -12,6 +13,7 @@ use super::{DriverNode, Phase};
 use crate::clock::monotonic_now;
 use crate::node::NodeError;
 use crate::node::member::{Member, Stage};
+use crate::wire::TaskPanic;
 
 /// Complaints are judged when so long has passed since the first of them: a process that has ended is
 /// known by its own closed connection before, and one that is cut off by the number of complaints.
@@ -93,6 +95,28 @@ impl DriverNode<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A task panicked on a worker. Where others can take its partitions, that life of it is over, and the task
+    /// is tried again.
+    pub(super) fn task_panicked(&mut self, number: u64, panic: TaskPanic) -> Result<(), NodeError> {
+        let TaskPanic { stage, batch, epoch, cause } = panic;
+        let name = self.members[&number].name();
+        let Some(described) = self.job.plan().stages.get(stage.index()) else {
+            return self.part_with(number, &format!("it has a {stage} of its own"));
+        };
+        let failed = format!("stage {:?} failed in {batch}", described.name);
+        if !self.can_recover() {
+            return Err(NodeError::Job(format!("{name}: {failed}: {cause}")));
+        }
+        let durable = self.driver.history().durable();
+        match self.attempts.panicked(stage, batch, epoch, durable) {
+            Verdict::TryAgain => self.part_with(number, &format!("{failed}: {cause}")),
+            Verdict::GiveUp { attempts } => {
+                let line = format!("{name}: {failed}, {attempts} times in a row: {cause}");
+                Err(NodeError::Job(line))
+            }
+        }
     }
 
     /// A connection is gone.

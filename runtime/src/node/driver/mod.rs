@@ -14,11 +14,13 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
+use drizzle_scheduler::attempts::Attempts;
 use drizzle_scheduler::bugs::Bugs;
 use drizzle_scheduler::driver::{
     Adaptation, Balance, Driver, DriverAction, DriverEvent, DriverOptions, Durability, GroupSize,
@@ -55,6 +57,8 @@ pub struct DriverConfig {
     pub prescheduling: Prescheduling,
     /// How many batches a source may run ahead.
     pub ahead: u64,
+    /// How often a task may be tried that panics, where the job goes on after that.
+    pub task_attempts: NonZeroU32,
     /// What outlives a process. The same as in the job's own options.
     pub durability: JobDurability,
     /// Whether to go on with an earlier run that its folder holds; without, such a folder is refused.
@@ -64,6 +68,9 @@ pub struct DriverConfig {
     /// The job and its flags, for workers to build it from.
     pub arguments: Vec<String>,
 }
+
+/// How often a task that panics should be tried: once for what was an accident, and once more.
+pub const TASK_ATTEMPTS: NonZeroU32 = NonZeroU32::new(3).expect("it is not zero");
 
 /// How workers reach the driver.
 pub(crate) enum Doors<'a> {
@@ -119,6 +126,7 @@ pub(crate) struct DriverNode<'a> {
     /// Connections that were found broken when something was sent.
     broken: Vec<(u64, String)>,
     complaints: Complaints,
+    attempts: Attempts,
     /// How many workers there should be.
     wanted: u32,
     /// Workers that are to leave.
@@ -195,6 +203,7 @@ impl<'a> DriverNode<'a> {
             ready: BTreeMap::new(),
             broken: Vec::new(),
             complaints: Complaints::default(),
+            attempts: Attempts::new(config.task_attempts),
             wanted: config.workers,
             draining: BTreeSet::new(),
             listener: None,
@@ -381,6 +390,7 @@ impl<'a> DriverNode<'a> {
                 self.regained(CoreId { worker, core }, epoch, what);
                 Ok(())
             }
+            (_, ToDriver::Panicked(panic)) => self.task_panicked(number, panic),
             (_, ToDriver::Failed { reason }) => {
                 let reason = format!("{}: {reason}", member.name());
                 Err(NodeError::Job(reason))
@@ -413,6 +423,7 @@ impl<'a> DriverNode<'a> {
             | ToDriver::PeerLost { .. }
             | ToDriver::Regained { .. }
             | ToDriver::Failed { .. }
+            | ToDriver::Panicked(_)
             | ToDriver::Finished(_) => {
                 let line =
                     format!("{} did not greet as a worker does", self.members[&number].name());

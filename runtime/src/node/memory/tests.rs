@@ -94,3 +94,27 @@ fn sizes_are_whole_numbers_and_rounded_up() {
     );
     assert_eq!(text(3 << 29), "1536MiB");
 }
+
+#[test]
+fn a_worker_that_is_alone_has_room_for_what_those_that_join_send() {
+    let peer = |worker: u32| Peer {
+        worker: WorkerId(worker),
+        incarnation: drizzle_scheduler::Incarnation(1),
+        cores: 1,
+        address: "127.0.0.1:1".parse().unwrap(),
+    };
+    let (plan, memory) = (plan(2, 16), Memory::EachCore(64 << 20));
+    let options = |worker: u32, all: &[Peer]| {
+        let reach = Reach::GrowingProcesses;
+        let shares = WorkerShares::new(memory, &plan, WorkerId(worker), all, reach).unwrap();
+        let linked = all.iter().map(|peer| peer.worker).filter(|other| other.0 != worker);
+        shares.of_core(linked, 1 << 20)
+    };
+    let alone = options(0, &[peer(0)]);
+    for count in 2..6 {
+        let all: Vec<Peer> = (0..count).map(peer).collect();
+        let joined = options(count - 1, &all);
+        let from_all = joined.peers[&WorkerId(0)] * (all.len() - 1);
+        assert!(alone.received.max_bytes >= from_all, "{count}: {from_all} {alone:?}");
+    }
+}

@@ -49,6 +49,10 @@ impl WorkerNode {
         match self.take_message() {
             None => Ok((Stage::Greeted, Step::Until(u64::MAX))),
             Some(ToWorker::Finish) => Ok((Stage::Over, Step::Over)),
+            Some(ToWorker::Wait) => {
+                self.is_durable = true;
+                Ok((Stage::Greeted, Step::Again))
+            }
             Some(ToWorker::Welcome { term, worker, incarnation, arguments }) => {
                 self.next_heartbeat_ns = monotonic_now();
                 self.term = term;
@@ -240,6 +244,7 @@ impl WorkerNode {
     ) -> Result<WorkerShares, NodeError> {
         let reach = match self.peers {
             Peers::Threads(_) => Reach::OneProcess,
+            Peers::Processes if self.is_durable => Reach::GrowingProcesses,
             Peers::Processes => Reach::ManyProcesses,
         };
         let shares =

@@ -97,7 +97,7 @@ pub(crate) struct WorkerNode {
     life: Life,
     /// What a driver that does not know it is told, once it has built the job.
     introduction: Option<Introduction>,
-    /// Whether the job goes on when others are lost. Not known before it is built.
+    /// Whether the job goes on when others are lost. Not known before it is built, or a driver says so.
     is_durable: bool,
     /// What the next driver must be told.
     unsaid: Vec<ToDriver>,
@@ -415,6 +415,7 @@ impl WorkerNode {
                 false
             }
             ToWorker::Welcome { .. }
+            | ToWorker::Wait
             | ToWorker::Refused { .. }
             | ToWorker::Peers { .. }
             | ToWorker::Order(_)

@@ -225,6 +225,8 @@ impl Running {
                 CoreOutput::Failed { reason } => {
                     node.say_in_any_case(ToDriver::Failed { reason })?;
                 }
+                // The driver gives this life up, or the job.
+                CoreOutput::Panicked(panic) => node.say_in_any_case(ToDriver::Panicked(panic))?,
                 CoreOutput::Finished { counters, usage, task_cpu_ns, mut costs } => {
                     self.crew.add_sleep(core, &mut costs.time);
                     self.core_finished(node, counters, (usage, task_cpu_ns), &costs)?;

@@ -95,16 +95,18 @@ impl WorkerNode {
     pub(super) fn driver_lost(&mut self, reason: &str) -> Result<(), NodeError> {
         let now_ns = monotonic_now();
         let (since_ns, next_ns) = match self.tie {
+            Tie::ForLife if self.is_durable && self.address.is_some() => {
+                // Nobody knows this life yet: the next driver gets another one.
+                self.has_lost_driver = true;
+                return Err(NodeError::Job(self.looking(reason)));
+            }
             Tie::ForLife => {
                 self.has_lost_driver = true;
                 return Err(lost(&self.peer, reason));
             }
             Tie::Whole => {
-                let seconds = self.config.patience.as_secs();
-                let (peer, worker) = (&self.peer, self.life.worker);
-                (self.config.notice)(&format!(
-                    "{worker}: the driver at {peer} is lost: {reason}; looking for it for {seconds} s"
-                ));
+                let (worker, line) = (self.life.worker, self.looking(reason));
+                (self.config.notice)(&format!("{worker}: {line}"));
                 (now_ns, now_ns)
             }
             Tie::Broken { since_ns, .. } | Tie::Greeted { since_ns, .. } => {
@@ -115,6 +117,11 @@ impl WorkerNode {
         self.next_heartbeat_ns = u64::MAX;
         self.tie = Tie::Broken { since_ns, next_ns, attempt: None };
         Ok(())
+    }
+
+    fn looking(&self, reason: &str) -> String {
+        let (peer, seconds) = (&self.peer, self.config.patience.as_secs());
+        format!("the driver at {peer} is lost: {reason}; looking for it for {seconds} s")
     }
 
     /// Looks for a driver, if there is none.

@@ -18,7 +18,7 @@ use crate::io::SystemCalls;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::message::{
     CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, Regained, Request, Returning,
-    StatePart, TimeByKind, ToDriver, ToWorker, WorkerStatus,
+    StatePart, TaskPanic, TimeByKind, ToDriver, ToWorker, WorkerStatus,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -239,6 +239,21 @@ fn returning_and_asking_have_these_bytes() {
             44525a4c 0800 0100 33000000 00000000 6de4d1af 00000000
             0b010000 00020000 00000000 00030004 00000005 00000000 00000004 7f000001
             34120500 0000706c 61696e06 00000000 000000
+        "#]],
+    );
+    worker(
+        ToWorker::Wait,
+        &expect![[r#"
+        44525a4c 0700 0200 01000000 00000000 c52d1878 00000000
+        49
+    "#]],
+    );
+    let (stage, batch, epoch) = (StageId(1), BatchId(2), Epoch(3));
+    driver(
+        ToDriver::Panicked(TaskPanic { stage, batch, epoch, cause: "odd".to_owned() }),
+        &expect![[r#"
+            44525a4c 0700 0100 1a000000 00000000 70020522 00000000
+            0d010002 00000000 00000003 00000000 00000003 0000006f 6464
         "#]],
     );
     worker(

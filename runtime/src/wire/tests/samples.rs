@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::Arc;
 
 use drizzle_scheduler::message::{BlockNotice, DriverMessage, WorkerMessage};
-use drizzle_scheduler::{Attempt, EdgeId, Epoch, Life, PartitionId, StageId, Term, Watermark};
+use drizzle_scheduler::{
+    Attempt, BatchId, EdgeId, Epoch, Life, PartitionId, StageId, Term, Watermark,
+};
 use drizzle_shuffle::{BlockHeader, BundleHeader, Place};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -15,7 +17,7 @@ use super::scheduling::{batch, content, core, incarnation, order, range, report,
 use crate::io::SystemCalls;
 use crate::wire::message::{
     CoreCosts, DataHead, FinalReport, MappedPlace, MemoryPeaks, Peer, Regained, Request, Returning,
-    StatePart, TimeByKind, ToDriver, ToWorker, WorkerStatus,
+    StatePart, TaskPanic, TimeByKind, ToDriver, ToWorker, WorkerStatus,
 };
 
 pub(super) fn message() -> impl Strategy<Value = Message> {
@@ -47,6 +49,10 @@ pub(super) fn to_driver() -> impl Strategy<Value = ToDriver> {
                 ToDriver::Regained { core, epoch, what }
             }),
         text().prop_map(|reason| ToDriver::Failed { reason }),
+        (any::<(u16, u64, u64)>(), text()).prop_map(|((stage, batch, epoch), cause)| {
+            let (stage, batch, epoch) = (StageId(stage), BatchId(batch), Epoch(epoch));
+            ToDriver::Panicked(TaskPanic { stage, batch, epoch, cause })
+        }),
         final_report().prop_map(|report| ToDriver::Finished(Box::new(report))),
         returning(),
         request().prop_map(ToDriver::Ask),
@@ -95,6 +101,7 @@ pub(super) fn to_worker() -> impl Strategy<Value = ToWorker> {
             .prop_map(|(term, order)| ToWorker::Order(DriverMessage { term: Term(term), order })),
         any::<(u64, u64)>()
             .prop_map(|(sent_ns, driver_ns)| ToWorker::HeartbeatAnswer { sent_ns, driver_ns }),
+        Just(ToWorker::Wait),
         Just(ToWorker::Finish),
         text().prop_map(|reason| ToWorker::Abort { reason }),
         any::<u64>().prop_map(|term| ToWorker::Back { term: Term(term) }),

@@ -35,9 +35,9 @@ macro_rules! variants {
     };
 }
 
-variants!(ToDriver: Hello, Joined, CannotJoin, Ready, Report, Heartbeat, Results, PeerLost, Regained, Failed,
-    Finished, Return, Ask);
-variants!(ToWorker: Welcome, Refused, Peers, Order, HeartbeatAnswer, Finish, Abort, Back,
+variants!(ToDriver: Hello, Joined, CannotJoin, Ready, Report, Heartbeat, Results, PeerLost, Regained,
+    Failed, Panicked, Finished, Return, Ask);
+variants!(ToWorker: Welcome, Wait, Refused, Peers, Order, HeartbeatAnswer, Finish, Abort, Back,
     Answer);
 variants!(Request: Status, Scale, Drain, Savepoint);
 variants!(DataHead: Hello, Met, Blocks, Mapped, Released, Retired, Completed, Ranges,
