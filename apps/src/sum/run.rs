@@ -11,6 +11,7 @@ use drizzle::node::{
     JobSetup, LightThreads, LocalWorkers, NodeError, Observer, Outlet, ProgressReport,
     WorkerConfig,
 };
+use drizzle::scheduler::driver::Balance;
 
 use super::flags::{JobFlags, LocalFlags, Node, SumArguments};
 use super::job::job;
@@ -57,6 +58,7 @@ fn local(flags: LocalFlags) -> Result<ExitCode, Failure> {
             prescheduling: flags.prescheduling(),
             ahead: flags.ahead(),
             durability: JobDurability::None,
+            balance: Balance::Off,
             resume: false,
             savepoint: None,
             arguments: to_arguments(&flags)?,

@@ -16,6 +16,7 @@ use drizzle::node::{
     ClusterConfig, DRIVER_PATIENCE, DriverConfig, Exposure, JobDurability, JobOptions, JobReport,
     JobSetup, LocalWorkers, Observer, Outlet, ProgressReport, StopFlag, WorkerConfig, run_local,
 };
+use drizzle::scheduler::driver::Balance;
 use drizzle::scheduler::plan::Prescheduling;
 use drizzle_apps::ysb::flags::JobFlags;
 use drizzle_apps::ysb::job::job;
@@ -78,6 +79,7 @@ fn run(passes: u64, batch_bytes: u64, more: &str) -> Run {
             prescheduling: Prescheduling::On,
             ahead: 32,
             durability: JobDurability::None,
+            balance: Balance::Off,
             resume: false,
             savepoint: None,
             arguments: Vec::new(),

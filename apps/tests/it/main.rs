@@ -15,4 +15,5 @@ mod memory;
 mod pairwise;
 mod process;
 mod recovery;
+mod slow;
 mod sum;

@@ -14,6 +14,7 @@ use drizzle::node::{
     JobReport, JobSetup, LightThreads, LocalWorkers, Memory, NodeError, Observer, Outlet,
     ProgressReport, StopFlag, WorkerConfig, run_local,
 };
+use drizzle::scheduler::driver::Balance;
 use drizzle::scheduler::plan::{Pacing, Prescheduling};
 
 use super::job::*;
@@ -138,6 +139,7 @@ impl Case {
                 prescheduling: self.prescheduling,
                 ahead: AHEAD,
                 durability: JobDurability::None,
+                balance: Balance::Off,
                 resume: false,
                 savepoint: None,
                 arguments: Vec::new(),

@@ -19,6 +19,7 @@ use drizzle::node::{
     JobReport, JobSetup, LocalWorkers, Memory, NodeError, Observer, Outlet, ProgressReport,
     StopFlag, WorkerConfig, run_local,
 };
+use drizzle::scheduler::driver::Balance;
 use drizzle::scheduler::plan::{Pacing, Prescheduling};
 use drizzle::scheduler::{Instant, PartitionId};
 
@@ -259,6 +260,7 @@ impl Case {
                 prescheduling: Prescheduling::On,
                 ahead: 32,
                 durability: JobDurability::None,
+                balance: Balance::Off,
                 resume: false,
                 savepoint: None,
                 arguments: Vec::new(),

@@ -52,7 +52,10 @@ impl Observer for Told {
             Change::WorkerLost { worker, .. } => format!("event: {worker} lost"),
             Change::Recovered { .. } => "event: recovered".to_owned(),
             Change::TookOver => "event: took over".to_owned(),
-            Change::Fenced | Change::CaughtUp | Change::Durable { .. } => return,
+            Change::Fenced
+            | Change::CaughtUp
+            | Change::Durable { .. }
+            | Change::Relieved { .. } => return,
         };
         let _ = self.0.send(text);
     }
