@@ -48,6 +48,11 @@ impl Timeline {
             Change::Durable { batch } => {
                 json!({ "change": "durable", "at_ns": at_ns, "batch": batch.0 })
             }
+            Change::Relieved { from, to } => json!({
+                "change": "relieved", "at_ns": at_ns,
+                "from": from.worker.0, "from_core": from.core,
+                "to": to.worker.0, "to_core": to.core,
+            }),
             Change::TookOver => json!({ "change": "took over", "at_ns": at_ns }),
         };
         // Who measures notices that a line is missing; the job goes on.

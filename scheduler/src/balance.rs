@@ -2,13 +2,16 @@
 //! and go; new owners for what was lost; and less work for a core that is slow.
 
 mod extras;
+mod slow;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ids::{BatchId, CoreId, Epoch, PartitionId, StageId, WorkerId};
+use crate::ids::{BatchId, CoreId, Epoch, PartitionId, StageId};
 use crate::message::Move;
 use crate::placement::Placement;
 use crate::plan::Plan;
+
+pub use slow::{Speculation, StragglerOptions, StragglerWatch};
 
 /// The moves after which all `cores`, and no others, run an even share: the number of partitions on
 /// two of them differs by at most one, in each stage and in all. No smaller number of moves does that.
@@ -98,15 +101,26 @@ pub fn spread_lost(
     owners
 }
 
-/// A move that takes one partition from `slow`, of the stage of which it has most, to the one of
-/// `cores` that has the fewest of all. None if it has nothing, or there is no other core.
-pub fn relieve(plan: &Plan, current: &Placement, slow: CoreId, cores: &[CoreId]) -> Option<Move> {
+/// A move that takes one partition from `slow`, of the stage of which it has most that `may_move`, to the
+/// one of `cores` that has the fewest of all. None if nothing may move, or there is no other core.
+pub fn relieve(
+    plan: &Plan,
+    current: &Placement,
+    slow: CoreId,
+    cores: &[CoreId],
+    may_move: impl Fn(StageId, PartitionId) -> bool,
+) -> Option<Move> {
     let all: BTreeSet<CoreId> = cores.iter().copied().chain([slow]).collect();
     let counts = counts_by_stage(plan, current, &all);
-    let of_slow = |stage: &StageId| counts[stage.index()][&slow];
+    let movable = |stage: StageId| {
+        let mut partitions = current.partitions_on(stage, slow);
+        partitions.retain(|&partition| may_move(stage, partition));
+        (stage, partitions)
+    };
     // The last of several maxima is taken, and that is to be the first stage.
-    let stage = plan.stage_ids().rev().max_by_key(of_slow)?;
-    let partition = *current.partitions_on(stage, slow).last()?;
+    let stages = plan.stage_ids().rev().map(movable);
+    let (stage, partitions) = stages.max_by_key(|(_, partitions)| partitions.len())?;
+    let partition = *partitions.last()?;
     let totals = totals(&counts, &all);
     let others = all.into_iter().filter(|&core| core != slow);
     let to = others.min_by_key(|core| (totals[core], counts[stage.index()][core], *core))?;
@@ -135,61 +149,6 @@ fn counts_by_stage(
 fn totals(counts: &[BTreeMap<CoreId, usize>], cores: &BTreeSet<CoreId>) -> BTreeMap<CoreId, usize> {
     let total = |core: &CoreId| counts.iter().map(|counts| counts[core]).sum();
     cores.iter().map(|core| (*core, total(core))).collect()
-}
-
-/// Finds cores that stay slow: above twice the median of all cores for several groups in a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StragglerWatch {
-    /// How many groups in a row.
-    groups: u32,
-    /// Time in task bodies in the group that is being observed.
-    run_ns: BTreeMap<CoreId, u64>,
-    /// In how many groups up to the last one a core was slow, for those that were in that one.
-    slow_for: BTreeMap<CoreId, u32>,
-}
-
-impl StragglerWatch {
-    /// A watch that tells of cores that were slow for so many groups in a row.
-    pub fn new(groups: u32) -> StragglerWatch {
-        assert!(groups >= 1, "a core is slow in some group");
-        StragglerWatch { groups, run_ns: BTreeMap::new(), slow_for: BTreeMap::new() }
-    }
-
-    /// Takes how long the tasks of a group ran on each core of a worker, by the core's number.
-    pub fn observe(&mut self, worker: WorkerId, run_ns_by_core: &[u64]) {
-        for (core, run_ns) in run_ns_by_core.iter().enumerate() {
-            let sum = self.run_ns.entry(CoreId { worker, core: core as u16 }).or_default();
-            *sum = sum.saturating_add(*run_ns);
-        }
-    }
-
-    /// All workers have told of the group. Gives a core from which a partition should go, the
-    /// slowest if there are several; the groups in a row are counted anew for it, so that the move
-    /// has time to show.
-    pub fn end_of_group(&mut self) -> Option<CoreId> {
-        let run_ns = std::mem::take(&mut self.run_ns);
-        let limit = median(&run_ns).map(|median| median.saturating_mul(2));
-        let slow = |run_ns: u64| limit.is_some_and(|limit| run_ns > limit);
-        let before = std::mem::take(&mut self.slow_for);
-        let streaks = run_ns.iter().filter(|(_, run_ns)| slow(**run_ns)).map(|(core, _)| {
-            let groups = before.get(core).copied().unwrap_or(0);
-            (*core, groups.saturating_add(1))
-        });
-        self.slow_for = streaks.collect();
-        let lasting = self.slow_for.iter().filter(|(_, groups)| **groups >= self.groups);
-        let slowest = lasting.map(|(core, _)| (run_ns[core], *core)).max()?;
-        self.slow_for.remove(&slowest.1);
-        Some(slowest.1)
-    }
-}
-
-/// The median of those that ran anything: a core without partitions is no measure. Of two in the
-/// middle the lower one, so that one of two cores can be slow.
-fn median(run_ns: &BTreeMap<CoreId, u64>) -> Option<u64> {
-    let mut sorted: Vec<u64> = run_ns.values().copied().filter(|run_ns| *run_ns > 0).collect();
-    sorted.sort_unstable();
-    let middle = sorted.len().checked_sub(1)? / 2;
-    Some(sorted[middle])
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use drizzle::node::{
     JobSetup, LightThreads, LocalWorkers, NodeError, Observer, Outlet, ProgressReport,
     WorkerConfig,
 };
+use drizzle::scheduler::driver::Balance;
 
 use super::flags::{JobFlags, LocalFlags, Node, SumArguments};
 use super::job::job;
@@ -58,6 +59,7 @@ fn local(flags: LocalFlags) -> Result<ExitCode, Failure> {
             ahead: flags.ahead(),
             task_attempts: node::TASK_ATTEMPTS,
             durability: JobDurability::None,
+            balance: Balance::Off,
             resume: false,
             savepoint: None,
             arguments: to_arguments(&flags)?,

@@ -12,6 +12,8 @@ use drizzle::connectors::{Output, TcpLines, UpsertLog};
 use drizzle::dataflow::Combine;
 use drizzle::host::Polling;
 use drizzle::node::{JobDurability, JobOptions, Memory};
+use drizzle::scheduler::balance::StragglerOptions;
+use drizzle::scheduler::driver::Balance;
 use drizzle::scheduler::plan::Prescheduling;
 use serde::{Deserialize, Serialize};
 
@@ -48,7 +50,17 @@ pub(super) enum Node {
     /// Wait for workers, then run the job on them.
     Driver(Box<DriverFlags>),
     /// Offer cores to a driver and run what it sends; the job's flags come from there.
-    Worker(WorkerFlags),
+    Worker(YsbWorkerFlags),
+}
+
+/// A worker process of the benchmark.
+#[derive(Debug, Args)]
+pub(super) struct YsbWorkerFlags {
+    #[command(flatten)]
+    pub(super) node: WorkerFlags,
+    /// Steps of useless work for each view, on this worker alone: for tests of slow ones.
+    #[arg(long, hide = true, default_value_t = 0)]
+    pub(super) burn: u64,
 }
 
 /// A driver and its workers on this host.
@@ -129,6 +141,10 @@ pub struct JobFlags {
     /// From the end of one checkpoint to the beginning of the next.
     #[arg(long, value_name = "TIME", default_value = "1s", requires = "data")]
     pub(super) checkpoint_interval: Span,
+    /// Leave partitions where they are, also those of a core that stays far behind the others.
+    #[arg(long, requires = "data")]
+    #[serde(skip)]
+    no_balance: bool,
     /// Go on with the job that --data holds.
     #[arg(long, requires = "data")]
     #[serde(skip)]
@@ -176,6 +192,10 @@ pub struct JobFlags {
     /// others: a state of about 60 bytes each, for measurements.
     #[arg(long, default_value_t = 0, value_name = "N", hide = true, conflicts_with_all = ["events", "replay", "watermark"])]
     standing: u32,
+    /// Not the job's but the worker's: steps of useless work for each view.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub(super) burn: u64,
 }
 
 /// How a generator knows that no earlier event will come.
@@ -355,6 +375,10 @@ impl JobFlags {
 
     pub(super) fn prescheduling(&self) -> Prescheduling {
         if self.no_prescheduling { Prescheduling::Off } else { Prescheduling::On }
+    }
+
+    pub(super) fn balance(&self) -> Balance {
+        if self.no_balance { Balance::Off } else { Balance::On(StragglerOptions::usual()) }
     }
 
     pub(super) fn ahead(&self) -> u64 {

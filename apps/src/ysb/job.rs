@@ -1,5 +1,6 @@
 //! The job, on the public API of Drizzle.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -78,10 +79,16 @@ fn from_lines<L: Lines, S: Sink<Counts>>(
         source = source.dead_letter(output);
     }
     let flow = Dataflow::new("ysb", options(flags));
+    let steps = flags.burn;
     let campaigns = flow.source("events", source).lookup_join(
         "campaigns",
         table,
-        |event| event.ad_id,
+        move |event| {
+            if steps > 0 {
+                burn(steps);
+            }
+            event.ad_id
+        },
         |_, campaign: u32| campaign,
     );
     count(flags, campaigns, sink);
@@ -115,6 +122,16 @@ where
         .window(Tumbling::of(flags.window()))
         .count("counts")
         .sink("results", sink);
+}
+
+/// Takes time. The bytes are filled by the C library, so that a build without optimisation takes about as long.
+#[cold]
+fn burn(steps: u64) {
+    let mut bytes = [0_u8; 16 << 10];
+    for step in 0..steps {
+        bytes.fill(black_box(step as u8));
+        black_box(&mut bytes);
+    }
 }
 
 fn options(flags: &JobFlags) -> DataflowOptions {

@@ -259,6 +259,8 @@ impl Report {
             "origin_ns": self.job.origin_ns,
             "lost_workers": self.job.lost_workers,
             "recoveries": self.job.recoveries,
+            "moved_partitions": self.job.moved_partitions,
+            "relieved_partitions": self.job.relieved_partitions,
             "resumed": self.job.resumed,
             "output_hash": self.output_hash.map(|hash| format!("{hash:016x}")),
             "stopped": self.job.stopped,

@@ -14,12 +14,12 @@ use drizzle::node::{
     StopFlag, WorkerConfig,
 };
 
-use super::flags::{DriverFlags, JobFlags, LocalFlags, Node, YsbArguments};
+use super::flags::{DriverFlags, JobFlags, LocalFlags, Node, YsbArguments, YsbWorkerFlags};
 use super::job::job;
 use super::replay::Memory;
 use super::report::{self, Report, Shape};
 use super::results::{Collected, TimedRow, decode_rows, read_upserts};
-use crate::flags::{ClusterFlags, WorkerFlags};
+use crate::flags::ClusterFlags;
 use crate::launch::{Failure, JOB_FAILED, choose_runtime, conclude, sentence, worker_command};
 use crate::timeline::Timeline;
 
@@ -47,7 +47,7 @@ fn local(flags: LocalFlags) -> Result<ExitCode, Failure> {
     let command = move |address: SocketAddr| worker_command("ysb", address, worker_cores);
     let memory = Memory::default();
     let worker =
-        worker_config(cluster.cores, cpus.clone(), Exposure::Loopback, memory.clone(), |_| {});
+        worker_config(cluster.cores, cpus.clone(), Exposure::Loopback, memory.clone(), 0, |_| {});
     let reach = if processes { Reach::ManyProcesses } else { Reach::OneProcess };
     run_as_driver(&cluster, &flags, reach, &cpus, &memory, |driver, job, observer, stop| {
         eprintln!("runtime: {runtime}");
@@ -76,11 +76,11 @@ fn driver(flags: DriverFlags) -> Result<ExitCode, Failure> {
     })
 }
 
-fn worker(flags: &WorkerFlags) -> Result<ExitCode, Failure> {
+fn worker(YsbWorkerFlags { node: flags, burn }: &YsbWorkerFlags) -> Result<ExitCode, Failure> {
     let say = if flags.child { |_: &str| {} } else { |line: &str| eprintln!("{line}") };
     let exposure = exposure(flags.insecure);
     let mut config =
-        worker_config(flags.cores, Cpus::available(), exposure, Memory::default(), say);
+        worker_config(flags.cores, Cpus::available(), exposure, Memory::default(), *burn, say);
     if flags.child {
         // The next driver listens elsewhere, and starts workers of its own.
         config.patience = CHILD_PATIENCE;
@@ -102,10 +102,12 @@ fn worker_config(
     cpus: Cpus,
     exposure: Exposure,
     memory: Memory,
+    burn: u64,
     notice: fn(&str),
 ) -> WorkerConfig {
     let factory: JobFactory = Arc::new(move |arguments: &[String], outlet: &Outlet| {
-        let flags = from_arguments(arguments).map_err(|error| sentence(&error))?;
+        let mut flags = from_arguments(arguments).map_err(|error| sentence(&error))?;
+        flags.burn = burn;
         let job = job(&flags, outlet, &memory).map_err(|error| sentence(&error))?;
         Ok(JobSetup { job, options: flags.options() })
     });
@@ -149,18 +151,7 @@ fn run_as_driver(
     };
     let counts = reach.count(cores, cluster.workers as usize * cores);
     flags.memory().check(job.plan(), counts).context("--memory")?;
-    let config = DriverConfig {
-        workers: cluster.workers,
-        group_size: cluster.group_size,
-        interval: flags.interval.into(),
-        prescheduling: flags.prescheduling(),
-        ahead: flags.ahead(),
-        task_attempts: node::TASK_ATTEMPTS,
-        durability: flags.durability(),
-        resume: flags.resume,
-        savepoint: flags.from_savepoint.clone(),
-        arguments: to_arguments(flags)?,
-    };
+    let config = driver_config(cluster, flags)?;
     let outputs = || [flags.output(), flags.dead_letter()].into_iter().flatten();
     if let Some(path) = &cluster.report {
         let inputs = [flags.events.clone(), flags.ads.clone()].into_iter().flatten();
@@ -226,6 +217,22 @@ fn complete(flags: &JobFlags, report: &JobReport) -> Result<()> {
         eprintln!("{path} may hold lines more than once: what was lost was read again");
     }
     Ok(())
+}
+
+fn driver_config(cluster: &ClusterFlags, flags: &JobFlags) -> Result<DriverConfig> {
+    Ok(DriverConfig {
+        workers: cluster.workers,
+        group_size: cluster.group_size,
+        interval: flags.interval.into(),
+        prescheduling: flags.prescheduling(),
+        ahead: flags.ahead(),
+        task_attempts: node::TASK_ATTEMPTS,
+        durability: flags.durability(),
+        balance: flags.balance(),
+        resume: flags.resume,
+        savepoint: flags.from_savepoint.clone(),
+        arguments: to_arguments(flags)?,
+    })
 }
 
 /// Collects the results, and shows a person how far the job is.

@@ -17,6 +17,7 @@ use drizzle::node::{
     JobSetup, LocalWorkers, Observer, Outlet, ProgressReport, StopFlag, TASK_ATTEMPTS,
     WorkerConfig, run_local,
 };
+use drizzle::scheduler::driver::Balance;
 use drizzle::scheduler::plan::Prescheduling;
 use drizzle_apps::ysb::flags::JobFlags;
 use drizzle_apps::ysb::job::job;
@@ -80,6 +81,7 @@ fn run(passes: u64, batch_bytes: u64, more: &str) -> Run {
             ahead: 32,
             task_attempts: TASK_ATTEMPTS,
             durability: JobDurability::None,
+            balance: Balance::Off,
             resume: false,
             savepoint: None,
             arguments: Vec::new(),

@@ -17,4 +17,5 @@ mod pairwise;
 mod process;
 mod recovery;
 mod senders;
+mod slow;
 mod sum;

@@ -54,8 +54,10 @@ pub(super) struct Memory {
     /// Blocks of earlier batches that may still be held, oldest first; none if no task ever waits.
     live: VecDeque<(BatchId, BlockWatch)>,
     peers: BTreeMap<WorkerId, Peer>,
-    /// How much source tasks take of their input now.
+    /// How much source tasks take of their input now, by what they write,
     batch_bytes: u64,
+    /// and by how long they run.
+    timely_bytes: u64,
     state_peak_bytes: usize,
 }
 
@@ -90,6 +92,13 @@ const SEGMENT_LOSS: usize = 2;
 const BATCH_LOSS: usize = 3;
 /// Source tasks take at least so many bytes of their input.
 const LEAST_BATCH_BYTES: u64 = 256;
+/// So many at first, until it is known how long that takes.
+const FIRST_TIMELY_BYTES: u64 = 64 << 10;
+/// Source tasks that ran longer take less: between two tasks a core answers its driver, and one that is
+/// slow would else take ever more at once.
+const LONG_RUN_NS: u64 = 200_000_000;
+/// Those that ran shorter take more.
+const SHORT_RUN_NS: u64 = 50_000_000;
 
 impl Memory {
     pub(super) fn new(
@@ -122,6 +131,7 @@ impl Memory {
             live: VecDeque::new(),
             peers,
             batch_bytes: first.max(LEAST_BATCH_BYTES).min(options.batch_bytes),
+            timely_bytes: FIRST_TIMELY_BYTES.min(options.batch_bytes),
             state_peak_bytes: 0,
             options,
         }
@@ -132,7 +142,7 @@ impl Memory {
         let is_short = self.is_half_held()
             || self.peers.values().any(|peer| peer.sent_bytes > peer.allowed / 2);
         let state = if is_short { IntakeState::Paused } else { IntakeState::Open };
-        (state, self.batch_bytes)
+        (state, self.batch_bytes.min(self.timely_bytes))
     }
 
     /// Whether a task must wait until blocks of older batches are released.
@@ -186,6 +196,16 @@ impl Memory {
             self.batch_bytes = (self.batch_bytes / 2).max(LEAST_BATCH_BYTES);
         } else if bytes > 0 && bytes < most / 4 {
             self.batch_bytes = (self.batch_bytes * 2).min(self.options.batch_bytes);
+        }
+    }
+
+    /// A source task ran for so long: the next one takes less or more.
+    pub(super) fn source_ran(&mut self, run_ns: u64) {
+        if run_ns > LONG_RUN_NS {
+            let share = u128::from(self.timely_bytes) * u128::from(LONG_RUN_NS);
+            self.timely_bytes = ((share / u128::from(run_ns)) as u64).max(LEAST_BATCH_BYTES);
+        } else if run_ns < SHORT_RUN_NS {
+            self.timely_bytes = (self.timely_bytes * 2).min(self.options.batch_bytes);
         }
     }
 

@@ -261,6 +261,10 @@ pub struct JobReport {
     pub lost_workers: u32,
     /// How often what was lost was given to others.
     pub recoveries: u32,
+    /// Partitions that moved because workers came or went, or a core was slow.
+    pub moved_partitions: u64,
+    /// Those of them that left a slow core.
+    pub relieved_partitions: u64,
     /// Checkpoints that became durable.
     pub checkpoints: u64,
     /// The batch of the last of them.

@@ -14,6 +14,7 @@ use drizzle::node::{
     JobReport, JobSetup, LightThreads, LocalWorkers, Memory, NodeError, Observer, Outlet,
     ProgressReport, StopFlag, TASK_ATTEMPTS, WorkerConfig, run_local,
 };
+use drizzle::scheduler::driver::Balance;
 use drizzle::scheduler::plan::{Pacing, Prescheduling};
 
 use super::job::*;
@@ -161,6 +162,7 @@ impl Case {
                 ahead: AHEAD,
                 task_attempts: TASK_ATTEMPTS,
                 durability: self.durability.clone(),
+                balance: Balance::Off,
                 resume: false,
                 savepoint: None,
                 arguments: Vec::new(),

@@ -19,6 +19,7 @@ use drizzle::node::{
     JobReport, JobSetup, LocalWorkers, Memory, NodeError, Observer, Outlet, ProgressReport,
     StopFlag, TASK_ATTEMPTS, WorkerConfig, run_local,
 };
+use drizzle::scheduler::driver::Balance;
 use drizzle::scheduler::plan::{Pacing, Prescheduling};
 use drizzle::scheduler::{Instant, PartitionId};
 
@@ -260,6 +261,7 @@ impl Case {
                 ahead: 32,
                 task_attempts: TASK_ATTEMPTS,
                 durability: JobDurability::None,
+                balance: Balance::Off,
                 resume: false,
                 savepoint: None,
                 arguments: Vec::new(),

@@ -58,6 +58,7 @@ impl Observer for Told {
             | Change::Replayed
             | Change::CaughtUp
             | Change::Moved { .. }
+            | Change::Relieved { .. }
             | Change::Durable { .. } => return,
         };
         let _ = self.0.send(text);

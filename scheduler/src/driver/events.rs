@@ -1,9 +1,10 @@
 //! What goes into a driver and what comes out of it.
 
+use crate::balance::StragglerOptions;
 use crate::bugs::Bugs;
 use crate::ids::{BatchId, GroupId, Incarnation, Sequence, Term, WorkerId};
 use crate::journal::{AppendFailure, JournalEntry, JournalState};
-use crate::message::{DriverMessage, GroupStatistics, WorkerMessage};
+use crate::message::{DriverMessage, GroupStatistics, Move, WorkerMessage};
 use crate::plan::Prescheduling;
 use crate::tuner::TunerOptions;
 
@@ -68,8 +69,8 @@ pub enum Durability {
 pub enum Balance {
     /// They stay.
     Off,
-    /// They move at a cut, and recorded source tasks of a slow core are started a second time.
-    On,
+    /// They move at a cut.
+    On(StragglerOptions),
 }
 
 /// Whether the statistics of a group choose what blocks hold in the next.
@@ -79,6 +80,15 @@ pub enum Adaptation {
     Off,
     /// Per edge, whatever the last groups say is less.
     On,
+}
+
+/// What moves are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MoveCause {
+    /// Workers have come or are to go.
+    Members,
+    /// A core is slow.
+    SlowCore,
 }
 
 /// What the driver is told.
@@ -158,6 +168,13 @@ pub enum DriverAction {
         last_batch: BatchId,
         /// What it cost on all workers.
         statistics: GroupStatistics,
+    },
+    /// A cut was made for planned moves: the next group brings the new owners.
+    Moved {
+        /// The moves.
+        moves: Vec<Move>,
+        /// What they are for.
+        cause: MoveCause,
     },
     /// Nothing depends on that worker any more.
     Drained {

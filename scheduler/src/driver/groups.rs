@@ -284,7 +284,7 @@ impl Driver {
             open.statistics.merge(statistics);
             match self.options.balance {
                 Balance::Off => {}
-                Balance::On => {
+                Balance::On(_) => {
                     open.run_ns_by_worker.insert(worker, statistics.run_ns_by_core.clone());
                 }
             }
@@ -305,7 +305,7 @@ impl Driver {
             self.groups.adapt(self.now, &statistics);
             match self.options.balance {
                 Balance::Off => {}
-                Balance::On => self.group_ran(&run_ns_by_worker),
+                Balance::On(_) => self.group_ran(&run_ns_by_worker),
             }
             self.out.push(DriverAction::GroupDone { group, last_batch, statistics });
         }
@@ -328,6 +328,7 @@ impl Driver {
         let oldest = groups.in_flight.front().map_or(GroupId(u64::MAX), |open| open.group);
         let done = self.history.groups.iter().filter(|(group, _)| group.group < oldest);
         groups.again = done.map(|(group, _)| (group.group, members.clone())).collect();
+        self.stragglers.recovered();
     }
 
     /// The last cut is committed. Where only lost workers are told of the batch that flushes, the

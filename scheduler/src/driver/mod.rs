@@ -145,7 +145,7 @@ impl Driver {
             recovery: Recovery::None,
             rescale: Rescale::new(),
             releases: Releases::default(),
-            stragglers: Stragglers::new(),
+            stragglers: Stragglers::new(options.balance),
             recorded: BatchId(0),
             ran_through: BatchId(0),
             least_epoch: Epoch(0),

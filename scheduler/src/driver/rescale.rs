@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{CutPurpose, Driver};
+use super::{CutPurpose, Driver, DriverAction, MoveCause};
 use crate::balance::{apply, rebalance, relieve};
 use crate::ids::{BatchId, CoreId, Instant, OrderNumber, WorkerId};
 use crate::message::{Decision, Move};
@@ -18,6 +18,8 @@ const LARGEST_PATIENCE: u64 = 64;
 #[derive(Debug)]
 pub(super) struct Rescale {
     wish: Wish,
+    /// What the moves that are being made are for.
+    cause: MoveCause,
     step: Step,
     /// How many times the usual time a preparation may take.
     patience: u64,
@@ -50,7 +52,13 @@ enum Step {
 
 impl Rescale {
     pub(super) fn new() -> Rescale {
-        Rescale { wish: Wish::Nothing, step: Step::Idle, patience: 1, not_before: Instant(0) }
+        Rescale {
+            wish: Wish::Nothing,
+            cause: MoveCause::Members,
+            step: Step::Idle,
+            patience: 1,
+            not_before: Instant(0),
+        }
     }
 }
 
@@ -106,8 +114,12 @@ impl Driver {
             return;
         }
         let moves = self.wished_moves();
-        self.rescale.wish = Wish::Nothing;
+        let wish = std::mem::replace(&mut self.rescale.wish, Wish::Nothing);
         if !moves.is_empty() {
+            self.rescale.cause = match wish {
+                Wish::Nothing | Wish::Balance => MoveCause::Members,
+                Wish::Relieve(_) => MoveCause::SlowCore,
+            };
             self.prepare(&moves);
         }
     }
@@ -118,11 +130,18 @@ impl Driver {
         match self.rescale.wish {
             Wish::Nothing => Vec::new(),
             Wish::Balance => rebalance(&self.plan, current, &cores),
-            Wish::Relieve(slow) if cores.contains(&slow) => {
-                relieve(&self.plan, current, slow, &cores).into_iter().collect()
-            }
+            Wish::Relieve(slow) if cores.contains(&slow) => self.relief(slow, &cores),
             Wish::Relieve(_) => Vec::new(),
         }
+    }
+
+    fn relief(&self, slow: CoreId, cores: &[CoreId]) -> Vec<Move> {
+        let Some(watch) = self.stragglers.watch() else { return Vec::new() };
+        let with_room: Vec<CoreId> =
+            cores.iter().copied().filter(|&core| watch.has_room(core)).collect();
+        let may_move = |stage, partition| watch.may_move(stage, partition);
+        let moved = relieve(&self.plan, self.current_placement(), slow, &with_room, may_move);
+        moved.into_iter().collect()
     }
 
     fn current_placement(&self) -> &Arc<Placement> {
@@ -165,7 +184,11 @@ impl Driver {
         }
         if !self.history.prepared.is_empty() {
             self.decide(Decision::AbandonMoves);
-            self.rescale.wish = Wish::Balance;
+            match self.rescale.cause {
+                MoveCause::Members => self.rescale.wish = Wish::Balance,
+                // It will be found again if it stays slow.
+                MoveCause::SlowCore => {}
+            }
         }
     }
 
@@ -173,9 +196,12 @@ impl Driver {
     pub(super) fn moves_take_effect(&mut self, last_batch: BatchId) {
         self.rescale.step = Step::Idle;
         let (epoch, from_batch) = (self.history.epoch.next(), last_batch.next());
-        let moves = &self.history.prepared;
-        let placement = apply(self.current_placement(), moves, epoch, from_batch);
+        let moves = self.history.prepared.clone();
+        let placement = apply(self.current_placement(), &moves, epoch, from_batch);
         self.groups.place(placement);
+        let cause = self.rescale.cause;
+        self.stragglers.moved(cause, &moves);
+        self.out.push(DriverAction::Moved { moves, cause });
         // Until a manifest covers them, the old owners keep their copies.
         self.checkpoint_now();
     }

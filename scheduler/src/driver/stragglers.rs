@@ -1,22 +1,21 @@
-//! Slow cores: one that was slow for some groups loses a partition at a cut; source tasks that it is
-//! late with are started a second time elsewhere, over the ranges that it took.
+//! Slow cores: one that stays slow loses a partition at a cut; source tasks that it is late with are
+//! started a second time elsewhere, over the ranges that it took.
 
 use std::collections::BTreeMap;
 
-use super::{Balance, Driver};
-use crate::balance::StragglerWatch;
+use super::{Balance, Driver, MoveCause};
+use crate::balance::{Speculation, StragglerWatch};
 use crate::ids::{BatchId, CoreId, PartitionId, StageId, WorkerId};
-use crate::message::{Errand, Order};
+use crate::message::{Errand, Move, Order};
 
-/// A core that was slow for so many groups loses a partition.
-const SLOW_GROUPS: u32 = 3;
 /// So many ranges at most are read a second time at once.
 const ERRANDS_AT_ONCE: usize = 16;
 
 /// How fast the cores are.
 #[derive(Debug)]
 pub(super) struct Stragglers {
-    watch: StragglerWatch,
+    /// None where partitions stay.
+    watch: Option<StragglerWatch>,
     /// The last batch that each core has finished.
     completed: BTreeMap<CoreId, BatchId>,
     /// Up to this batch a source partition was started a second time.
@@ -24,16 +23,38 @@ pub(super) struct Stragglers {
 }
 
 impl Stragglers {
-    pub(super) fn new() -> Stragglers {
+    pub(super) fn new(balance: Balance) -> Stragglers {
         Stragglers {
-            watch: StragglerWatch::new(SLOW_GROUPS),
+            watch: match balance {
+                Balance::Off => None,
+                Balance::On(options) => Some(StragglerWatch::new(options)),
+            },
             completed: BTreeMap::new(),
             speculated: BTreeMap::new(),
         }
     }
 
+    pub(super) fn watch(&self) -> Option<&StragglerWatch> {
+        self.watch.as_ref()
+    }
+
     pub(super) fn forget_worker(&mut self, worker: WorkerId) {
         self.completed.retain(|core, _| core.worker != worker);
+    }
+
+    /// Partitions have new owners, or will have: what was seen of the old ones says nothing of them.
+    pub(super) fn moved(&mut self, cause: MoveCause, moves: &[Move]) {
+        let Some(watch) = &mut self.watch else { return };
+        watch.start_over();
+        match cause {
+            MoveCause::Members => {}
+            MoveCause::SlowCore => moves.iter().for_each(|&moved| watch.moved(moved)),
+        }
+    }
+
+    /// Something is run again, which says nothing of those who do.
+    pub(super) fn recovered(&mut self) {
+        self.watch.iter_mut().for_each(StragglerWatch::start_over);
     }
 
     fn median(&self) -> BatchId {
@@ -46,10 +67,11 @@ impl Stragglers {
 impl Driver {
     /// A group is done: its times say who is slow.
     pub(super) fn group_ran(&mut self, run_ns_by_worker: &BTreeMap<WorkerId, Vec<u64>>) {
+        let Some(watch) = &mut self.stragglers.watch else { return };
         for (&worker, run_ns_by_core) in run_ns_by_worker {
-            self.stragglers.watch.observe(worker, run_ns_by_core);
+            watch.observe(worker, run_ns_by_core);
         }
-        if let Some(slow) = self.stragglers.watch.end_of_group()
+        if let Some(slow) = watch.end_of_group(self.now)
             && self.has_journal()
         {
             self.wish_for_relief(slow);
@@ -58,10 +80,12 @@ impl Driver {
 
     /// How far the cores of a worker are.
     pub(super) fn progress(&mut self, worker: WorkerId, completed: &[BatchId]) {
-        match self.options.balance {
-            Balance::Off => return,
-            Balance::On if !self.has_journal() || self.is_recovering() => return,
-            Balance::On => {}
+        let speculation = match self.options.balance {
+            Balance::Off => Speculation::Off,
+            Balance::On(options) => options.speculation,
+        };
+        if speculation == Speculation::Off || !self.has_journal() || self.is_recovering() {
+            return;
         }
         for (core, &batch) in completed.iter().enumerate() {
             self.stragglers.completed.insert(CoreId { worker, core: core as u16 }, batch);

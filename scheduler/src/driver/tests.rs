@@ -126,6 +126,16 @@ fn report(words: &[&str], driver: &Driver) -> Report {
             last_batch: BatchId(0),
             statistics: GroupStatistics { tasks: 4, ..GroupStatistics::default() },
         },
+        // Group, and for how long the tasks of the worker's core ran.
+        "ran" => Report::GroupDone {
+            group: GroupId(number(2)),
+            epoch: driver.history.epoch,
+            last_batch: BatchId(0),
+            statistics: GroupStatistics {
+                run_ns_by_core: vec![number(3)],
+                ..GroupStatistics::default()
+            },
+        },
         "stage-done" => {
             Report::StageDone { batch: BatchId(number(2)), stage: StageId(number(3) as u16) }
         }
@@ -214,6 +224,7 @@ fn printed(action: &DriverAction) -> String {
         DriverAction::GroupDone { group, last_batch, statistics } => {
             format!("{group} is done up to {last_batch}, {} tasks", statistics.tasks)
         }
+        DriverAction::Moved { moves, cause } => format!("{} moves for {cause:?}", moves.len()),
         DriverAction::Drained { worker } => format!("{worker} is drained"),
         DriverAction::Finished { last_batch } => format!("finished after {last_batch}"),
         DriverAction::Deposed => "deposed".to_owned(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::coverage::{Fault, Phase};
 use super::dice::Dice;
+use crate::balance::{Speculation, StragglerOptions};
 use crate::driver::{Adaptation, Balance, Durability, GroupSize};
 use crate::ids::StageId;
 use crate::plan::{Edge, Pacing, Pattern, Plan, Prescheduling, Stage, StageKind};
@@ -135,7 +136,7 @@ impl Scenario {
             groups_in_flight: dice.pick(&[1, 2, 2, 2, 3]),
             ahead,
             durability: durability(dice, has_journal),
-            balance: if dice.chance(40) { Balance::On } else { Balance::Off },
+            balance: if dice.chance(40) { balance(seed) } else { Balance::Off },
             adaptation: if dice.chance(40) { Adaptation::On } else { Adaptation::Off },
             memory: memory(dice),
             contract,
@@ -192,6 +193,18 @@ fn group_size(dice: &mut Dice) -> GroupSize {
         return GroupSize::Fixed(dice.pick(&[1, 2, 3, 4, 5, 6, 8, 10, 20]));
     }
     GroupSize::Tuned(TunerOptions { maximum: 20, ..TunerOptions::paper() })
+}
+
+/// By the seed alone, so that kept seeds go on to mean what they did.
+fn balance(seed: u64) -> Balance {
+    let pick = |shift: u32, choices: [u64; 4]| choices[(seed >> shift & 3) as usize];
+    Balance::On(StragglerOptions {
+        period_ns: pick(0, [0, 0, 1, 4]) * INTERVAL * STEP_NS,
+        periods: pick(2, [1, 2, 3, 3]) as u32,
+        busy_permille: pick(4, [0, 0, 100, 600]) as u32,
+        rest_periods: pick(6, [0, 0, 2, 20]),
+        speculation: Speculation::On,
+    })
 }
 
 fn durability(dice: &mut Dice, has_journal: bool) -> Durability {

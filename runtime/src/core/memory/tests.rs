@@ -160,9 +160,25 @@ fn source_tasks_take_less_when_they_write_much_and_more_when_they_write_little()
     memory.source_wrote(&much);
     assert_eq!(memory.intake().1, 5 * KIB as u64);
     let mut large = super::tests::memory(&plan, 1 << 30, usize::MAX / 4);
+    (0..4).for_each(|_| large.source_ran(0));
     assert_eq!(large.intake().1, 1 << 20);
     large.source_wrote(&little);
     assert_eq!(large.intake().1, 1 << 20, "never more than the options say");
+}
+
+#[test]
+fn source_tasks_take_less_when_they_run_for_long_and_more_when_they_do_not() {
+    let (bench, _) = windowed(items(), Sum, options(2, Combine::Never));
+    let mut memory = memory(&bench.plan(), 1 << 30, usize::MAX / 4);
+    assert_eq!(memory.intake().1, FIRST_TIMELY_BYTES, "it is not known yet how long they run");
+    memory.source_ran(LONG_RUN_NS / 2);
+    assert_eq!(memory.intake().1, FIRST_TIMELY_BYTES, "neither long nor short");
+    memory.source_ran(4 * LONG_RUN_NS);
+    assert_eq!(memory.intake().1, FIRST_TIMELY_BYTES / 4);
+    memory.source_ran(u64::MAX);
+    assert_eq!(memory.intake().1, LEAST_BATCH_BYTES);
+    memory.source_ran(SHORT_RUN_NS / 2);
+    assert_eq!(memory.intake().1, 2 * LEAST_BATCH_BYTES);
 }
 
 #[test]

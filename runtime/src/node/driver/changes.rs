@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use drizzle_scheduler::driver::DriverAction;
-use drizzle_scheduler::message::{Decision, Order, Recover, Report, WorkerMessage};
+use drizzle_scheduler::driver::{DriverAction, MoveCause};
+use drizzle_scheduler::message::{Decision, Move, Order, Recover, Report, WorkerMessage};
 use drizzle_scheduler::{CoreId, Epoch, OrderNumber, WorkerId};
 
 use super::observer::{Change, ClusterEvent};
@@ -163,6 +163,24 @@ impl DriverNode<'_> {
         }
     }
 
+    /// Partitions have new owners. That they leave a slow core nobody has asked for, so one line says it.
+    pub(super) fn moved(&mut self, moves: &[Move], cause: MoveCause) {
+        for &Move { stage, partition, from, to } in moves {
+            self.report.moved_partitions += 1;
+            match cause {
+                MoveCause::Members => {}
+                MoveCause::SlowCore => {
+                    let name = &self.job.plan().stage(stage).name;
+                    let line = format!(
+                        "{partition} of {name:?} moves from {from}, which is slow, to {to}"
+                    );
+                    self.observer.notice(&line);
+                    self.event(Change::Relieved { from, to });
+                }
+            }
+        }
+    }
+
     /// Looks at what a worker reports.
     pub(super) fn observe_report(&mut self, message: &WorkerMessage) {
         if let Report::Fenced { number, .. } = &message.report
@@ -207,6 +225,7 @@ fn count(report: &mut JobReport, change: &Change) {
             report.checkpoints += 1;
             report.durable = *batch;
         }
+        Change::Relieved { .. } => report.relieved_partitions += 1,
         Change::WorkerJoined { .. }
         | Change::WorkerLeft { .. }
         | Change::Moved { .. }

@@ -61,6 +61,8 @@ pub struct DriverConfig {
     pub task_attempts: NonZeroU32,
     /// What outlives a process. The same as in the job's own options.
     pub durability: JobDurability,
+    /// Whether partitions leave slow cores: only where partitions can move, which takes a folder.
+    pub balance: Balance,
     /// Whether to go on with an earlier run that its folder holds; without, such a folder is refused.
     pub resume: bool,
     /// A savepoint to start from, where its folder holds no run yet.
@@ -460,7 +462,7 @@ fn options(config: &DriverConfig, opening: &Opening, doors: &Doors<'_>) -> Drive
             (Durability::None, _) | (Durability::Journal { .. }, Doors::Threads(_)) => ANSWER_NS,
         },
         ahead: config.ahead,
-        balance: Balance::Off,
+        balance: config.balance,
         adaptation: Adaptation::Off,
         bugs: Bugs::NONE,
     }

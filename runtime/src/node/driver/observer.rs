@@ -1,6 +1,6 @@
 //! Who watches a job from the driver's side, and what there is to see.
 
-use drizzle_scheduler::{BatchId, Epoch, Incarnation, WorkerId};
+use drizzle_scheduler::{BatchId, CoreId, Epoch, Incarnation, WorkerId};
 
 /// Who watches a job from the driver's side.
 pub trait Observer {
@@ -80,6 +80,13 @@ pub enum Change {
     Durable {
         /// Its batch.
         batch: BatchId,
+    },
+    /// A partition leaves a slow core.
+    Relieved {
+        /// The slow core.
+        from: CoreId,
+        /// Where it goes.
+        to: CoreId,
     },
     /// This driver has learnt what the workers of an earlier one hold, and goes on from there.
     TookOver,

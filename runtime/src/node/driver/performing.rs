@@ -54,6 +54,7 @@ impl DriverNode<'_> {
             DriverAction::GroupDone { statistics, .. } => {
                 self.report.statistics.merge(&statistics);
             }
+            DriverAction::Moved { moves, cause } => self.moved(&moves, cause),
             DriverAction::Drained { worker } => self.dismiss(worker),
             DriverAction::Finished { last_batch } => self.finish(last_batch),
             DriverAction::Deposed => self.phase = Phase::Deposed,
@@ -252,6 +253,7 @@ fn drained(action: &DriverAction) -> Option<WorkerId> {
         | DriverAction::ReadJournal
         | DriverAction::Append(_)
         | DriverAction::GroupDone { .. }
+        | DriverAction::Moved { .. }
         | DriverAction::Finished { .. }
         | DriverAction::Deposed
         | DriverAction::Failed { .. } => None,

@@ -71,6 +71,8 @@ impl DriverNode<'_> {
             "epoch": history.epoch.0,
             "lost_workers": self.report.lost_workers,
             "recoveries": self.report.recoveries,
+            "moved_partitions": self.report.moved_partitions,
+            "relieved_partitions": self.report.relieved_partitions,
             "checkpoints": self.report.checkpoints,
             "members": members,
         })

@@ -244,16 +244,16 @@ fn returning_and_asking_have_these_bytes() {
     worker(
         ToWorker::Wait,
         &expect![[r#"
-        44525a4c 0700 0200 01000000 00000000 c52d1878 00000000
-        49
-    "#]],
+            44525a4c 0800 0200 01000000 00000000 27315b69 00000000
+            49
+        "#]],
     );
     let (stage, batch, epoch) = (StageId(1), BatchId(2), Epoch(3));
     driver(
         ToDriver::Panicked(TaskPanic { stage, batch, epoch, cause: "odd".to_owned() }),
         &expect![[r#"
-            44525a4c 0700 0100 1a000000 00000000 70020522 00000000
-            0d010002 00000000 00000003 00000000 00000003 0000006f 6464
+            44525a4c 0800 0100 1a000000 00000000 9274118c 00000000
+            0e010002 00000000 00000003 00000000 00000003 0000006f 6464
         "#]],
     );
     worker(

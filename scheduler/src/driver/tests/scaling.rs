@@ -49,6 +49,7 @@ impl Job {
                     DriverAction::Send { .. }
                     | DriverAction::ReadJournal
                     | DriverAction::GroupDone { .. }
+                    | DriverAction::Moved { .. }
                     | DriverAction::Drained { .. }
                     | DriverAction::Finished { .. }
                     | DriverAction::Deposed => {}

@@ -54,6 +54,7 @@ impl Before {
                 }
                 DriverAction::ReadJournal
                 | DriverAction::GroupDone { .. }
+                | DriverAction::Moved { .. }
                 | DriverAction::Drained { .. }
                 | DriverAction::Finished { .. }
                 | DriverAction::Deposed

@@ -223,6 +223,7 @@ impl Simulation {
                     }
                 }
             }
+            DriverAction::Moved { .. } => {}
             DriverAction::Drained { worker } => {
                 self.trace.note(self.now, Kind::Order, [101, u64::from(worker.0), 0], || {
                     format!("D{} w{} is drained", number + 1, worker.0)

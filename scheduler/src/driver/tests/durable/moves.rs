@@ -1,6 +1,7 @@
 //! Planned moves: workers that join, and workers that are drained.
 
 use super::*;
+use crate::balance::{Speculation, StragglerOptions};
 
 /// A third worker joins, and is to take a partition.
 const JOIN: &str = "\
@@ -43,6 +44,7 @@ fn a_worker_that_joins_is_welcomed_and_given_its_share_at_a_cut() {
         &expect![[r#"
             promise 2 2
                 0 1 2 <- 7: cut! after batch 6
+                1 moves for Members
                 0 1 2 <- 8: group 3: Process 7..=16 after 6, start 90, placed in epoch 2
                 0 1 2 <- 9: checkpoint of batch 7
             done 0 1
@@ -87,6 +89,7 @@ fn a_worker_that_is_drained_leaves_when_a_manifest_covers_its_moves() {
             promise 0 1
             promise 1 1
                 0 1 <- 6: cut! after batch 2
+                2 moves for Members
                 0 1 <- 7: group 3: Process 3..=3 after 2, start 50, placed in epoch 2
                 0 1 <- 8: checkpoint of batch 3
             took 0 1 0 0 1
@@ -165,6 +168,70 @@ fn moves_that_take_too_long_to_prepare_are_given_up_and_tried_again() {
             at 800
             tick
                 0 1 2 <- 7: prepare 1/1 worker 1 core 0 -> worker 2 core 0
+        "#]],
+    );
+}
+
+/// Two groups: in the second one worker 0 ran nearly all the time, and worker 1 did not.
+const SLOW: &str = "at 100
+    ran 0 1 10
+    ran 1 1 10
+    at 300
+    ran 0 2 190
+    ran 1 2 10";
+
+fn balancing() -> DriverOptions {
+    let options = StragglerOptions {
+        period_ns: 100,
+        periods: 1,
+        busy_permille: 600,
+        rest_periods: 10,
+        speculation: Speculation::Off,
+    };
+    DriverOptions { balance: Balance::On(options), ..durable(2, 10) }
+}
+
+#[test]
+fn a_core_that_is_slow_loses_a_partition_at_a_cut() {
+    check_after(
+        balancing(),
+        &format!("{BEGIN}\n{SLOW}"),
+        "prepared 0 6
+         prepared 1 6
+         promise 0 12
+         promise 1 13",
+        &expect![[r#"
+            prepared 0 6
+            prepared 1 6
+                0 1 <- 7: cut? not before batch 2
+            promise 0 12
+            promise 1 13
+                0 1 <- 8: cut! after batch 13
+                1 moves for SlowCore
+                0 1 <- 9: group 5: Process 14..=23 after 13, start 160, placed in epoch 2
+                0 1 <- 10: group 6: Process 24..=33 after 23, start 260
+                0 1 <- 11: checkpoint of batch 14
+        "#]],
+    );
+}
+
+#[test]
+fn relief_that_takes_too_long_is_given_up_and_changes_nothing_else() {
+    check_after(
+        balancing(),
+        &format!("{BEGIN}\n{SLOW}"),
+        "prepared 1 6
+         at 700
+         tick
+         at 2000
+         tick",
+        &expect![[r#"
+            prepared 1 6
+            at 700
+            tick
+                0 1 <- 7: no moves
+            at 2000
+            tick
         "#]],
     );
 }
