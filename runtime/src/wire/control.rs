@@ -47,6 +47,7 @@ const FINISHED: u8 = 10;
 const RETURN: u8 = 11;
 const ASK: u8 = 12;
 const REGAINED: u8 = 13;
+const NOTICE: u8 = 14;
 
 // Tags of `ToWorker`: 64 to 127.
 const WELCOME: u8 = 64;
@@ -166,6 +167,10 @@ fn write_to_driver(writer: &mut Writer<'_>, message: &ToDriver) {
             writer.u8(FAILED);
             writer.text(reason);
         }
+        ToDriver::Notice { line } => {
+            writer.u8(NOTICE);
+            writer.text(line);
+        }
         ToDriver::Finished(report) => {
             writer.u8(FINISHED);
             write_final_report(writer, report);
@@ -221,6 +226,7 @@ fn read_to_driver(reader: &mut Reader<'_>) -> Result<ToDriver, DecodeError> {
         FINISHED => ToDriver::Finished(Box::new(read_final_report(reader)?)),
         RETURN => ToDriver::Return(read_returning(reader)?),
         ASK => ToDriver::Ask(read_request(reader)?),
+        NOTICE => ToDriver::Notice { line: reader.text("a line", MAX_TEXT)? },
         found => return Err(DecodeError::UnknownTag { what, found }),
     })
 }

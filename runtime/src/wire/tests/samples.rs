@@ -46,6 +46,7 @@ pub(super) fn to_driver() -> impl Strategy<Value = ToDriver> {
                 let epoch = Epoch(epoch);
                 ToDriver::Regained { core, epoch, what }
             }),
+        text().prop_map(|line| ToDriver::Notice { line }),
         text().prop_map(|reason| ToDriver::Failed { reason }),
         final_report().prop_map(|report| ToDriver::Finished(Box::new(report))),
         returning(),

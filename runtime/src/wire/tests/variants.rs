@@ -36,7 +36,7 @@ macro_rules! variants {
 }
 
 variants!(ToDriver: Hello, Joined, CannotJoin, Ready, Report, Heartbeat, Results, PeerLost, Regained, Failed,
-    Finished, Return, Ask);
+    Finished, Return, Ask, Notice);
 variants!(ToWorker: Welcome, Refused, Peers, Order, HeartbeatAnswer, Finish, Abort, Back,
     Answer);
 variants!(Request: Status, Scale, Drain, Savepoint);
