@@ -217,6 +217,31 @@ fn job_that_was_stopped_goes_on_with_what_its_sender_still_has() {
 }
 
 #[test]
+fn sender_that_comes_later_is_waited_for_and_the_driver_says_so() {
+    let input = Input::load(INPUTS[0]);
+    for nodes in ["", "--processes"] {
+        let folder = Folder::new(&format!("senders-later{nodes}"));
+        let (ads, out) = (input.ads(), folder.at("counts.jsonl"));
+        // A port that was just given back is not given out again soon.
+        let first = serve(std::io::empty());
+        let place = first.address();
+        drop(first);
+        let address = place.to_string();
+        let files = ["--tcp", &address, "--ads", &ads, "--out", &out];
+        let mut job = start(&arguments(&format!("ysb {nodes}"), &files));
+        job.wait_for(&format!("no connection to the sender at {place}"));
+        let listener = std::iter::repeat_with(|| TcpListener::bind(place)).flatten().next();
+        let listener = listener.expect("it is tried until it is free");
+        let events = fs::File::open(input.events()).expect("it is part of the clone");
+        let server = LineServer::start(listener, events, KEPT).expect("threads can be started");
+        job.wait_for(&format!("the sender at {place} is there"));
+        job.wait().exited(0);
+        assert_eq!(difference(&read_output(Path::new(&out)), &input.lines), "");
+        wait(&server, ServerStatus::is_complete);
+    }
+}
+
+#[test]
 fn sender_that_is_no_address_is_refused_before_anything_runs() {
     let input = Input::load(INPUTS[0]);
     let folder = Folder::new("senders-refused");

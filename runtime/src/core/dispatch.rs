@@ -1,11 +1,14 @@
 //! The ways out of a core: by pointer to itself, by mailbox to a core of its process, over a connection
 //! to any other.
 
+use std::collections::VecDeque;
+
 use drizzle_scheduler::{CoreId, Life, WorkerId};
 use drizzle_shuffle::{Block, Bundle};
 
 use super::laps::Doing;
 use super::{Core, owner_of};
+use crate::io::Outbox;
 use crate::transport::{Cargo, CoreMail, Parcel};
 
 impl Core {
@@ -15,7 +18,7 @@ impl Core {
             self.deliver(parcel, Doing::Send);
         } else if let Some(outgoing) = self.outboxes.get_mut(&to) {
             outgoing.send(CoreMail::Deliver(parcel));
-            self.mail_waits |= !outgoing.waiting.is_empty();
+            self.mail_waits |= outgoing.waits();
         } else {
             let cargo = match parcel {
                 Parcel::Block(block) => Cargo::Blocks(Bundle::new(to.core, block)),
@@ -57,7 +60,7 @@ impl Core {
         }
         if let Some(outgoing) = self.outboxes.get_mut(&owner) {
             outgoing.send(CoreMail::Relay { to, cargo });
-            self.mail_waits |= !outgoing.waiting.is_empty();
+            self.mail_waits |= outgoing.waits();
         }
     }
 
@@ -68,5 +71,36 @@ impl Core {
             self.links.send_to(Life { worker: to, incarnation }, cargo);
         }
         self.laps.lap(Doing::Serialise);
+    }
+}
+
+/// A mailbox to another core, and what it had no room for.
+pub(super) struct Outgoing {
+    outbox: Outbox<CoreMail>,
+    waiting: VecDeque<CoreMail>,
+}
+
+impl Outgoing {
+    pub(super) fn new(outbox: Outbox<CoreMail>) -> Outgoing {
+        Outgoing { outbox, waiting: VecDeque::new() }
+    }
+
+    fn send(&mut self, mail: CoreMail) {
+        self.waiting.push_back(mail);
+        self.flush();
+    }
+
+    /// Whether something had no room.
+    pub(super) fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    pub(super) fn flush(&mut self) {
+        while let Some(mail) = self.waiting.pop_front() {
+            if let Err(full) = self.outbox.try_send(mail) {
+                self.waiting.push_front(full.0);
+                return;
+            }
+        }
     }
 }

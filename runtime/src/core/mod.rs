@@ -40,6 +40,7 @@ use crate::wire::{CoreCosts, Regained, TaskPanic};
 
 pub use boundary::abort_on_panic_outside_tasks;
 pub use clock::{ClockOffset, CoreClock};
+use dispatch::Outgoing;
 use ending::Ending;
 use inputs::Inputs;
 use keeping::Keeping;
@@ -218,28 +219,6 @@ enum Phase {
     Done,
 }
 
-/// A mailbox to another core, and what it had no room for.
-struct Outgoing {
-    outbox: crate::io::Outbox<CoreMail>,
-    waiting: VecDeque<CoreMail>,
-}
-
-impl Outgoing {
-    fn send(&mut self, mail: CoreMail) {
-        self.waiting.push_back(mail);
-        self.flush();
-    }
-
-    fn flush(&mut self) {
-        while let Some(mail) = self.waiting.pop_front() {
-            if let Err(full) = self.outbox.try_send(mail) {
-                self.waiting.push_front(full.0);
-                return;
-            }
-        }
-    }
-}
-
 impl Core {
     /// Builds the core, on its own thread.
     pub fn new(parts: CoreParts) -> std::io::Result<Core> {
@@ -250,9 +229,7 @@ impl Core {
         let memory = Memory::new(&plan, parts.options.memory, parts.readers, retention);
         let keeping = parts.storage.map(|storage| Keeping::new(storage, parts.io.waker()));
         let outboxes = parts.place.outboxes.into_iter();
-        let outboxes = outboxes
-            .map(|(core, outbox)| (core, Outgoing { outbox, waiting: VecDeque::new() }))
-            .collect();
+        let outboxes = outboxes.map(|(core, outbox)| (core, Outgoing::new(outbox))).collect();
         Ok(Core {
             core: parts.core,
             cores: parts.cores,
@@ -567,7 +544,7 @@ impl Core {
     fn flush(&mut self) -> bool {
         if self.mail_waits {
             self.outboxes.values_mut().for_each(Outgoing::flush);
-            self.mail_waits = self.outboxes.values().any(|outgoing| !outgoing.waiting.is_empty());
+            self.mail_waits = self.outboxes.values().any(|outgoing| outgoing.waits());
         }
         self.flush_control();
         let runs_wait = !self.postponed.is_empty();

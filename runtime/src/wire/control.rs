@@ -47,7 +47,8 @@ const FINISHED: u8 = 10;
 const RETURN: u8 = 11;
 const ASK: u8 = 12;
 const REGAINED: u8 = 13;
-const PANICKED: u8 = 14;
+const NOTICE: u8 = 14;
+const PANICKED: u8 = 15;
 
 // Tags of `ToWorker`: 64 to 127.
 const WELCOME: u8 = 64;
@@ -175,6 +176,10 @@ fn write_to_driver(writer: &mut Writer<'_>, message: &ToDriver) {
             writer.u64(epoch.0);
             writer.text(cause);
         }
+        ToDriver::Notice { line } => {
+            writer.u8(NOTICE);
+            writer.text(line);
+        }
         ToDriver::Finished(report) => {
             writer.u8(FINISHED);
             write_final_report(writer, report);
@@ -236,6 +241,7 @@ fn read_to_driver(reader: &mut Reader<'_>) -> Result<ToDriver, DecodeError> {
         FINISHED => ToDriver::Finished(Box::new(read_final_report(reader)?)),
         RETURN => ToDriver::Return(read_returning(reader)?),
         ASK => ToDriver::Ask(read_request(reader)?),
+        NOTICE => ToDriver::Notice { line: reader.text("a line", MAX_TEXT)? },
         found => return Err(DecodeError::UnknownTag { what, found }),
     })
 }

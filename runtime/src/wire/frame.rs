@@ -19,7 +19,7 @@ use thiserror::Error;
 use super::codec::Writer;
 
 /// The version of all that this module and its siblings write. Part of every frame.
-pub const WIRE_VERSION: u16 = 8;
+pub const WIRE_VERSION: u16 = 9;
 /// What a frame begins with.
 pub const MAGIC: [u8; 4] = *b"DRZL";
 /// Length of what stands before the head, in bytes.

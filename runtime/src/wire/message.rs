@@ -67,6 +67,11 @@ pub enum ToDriver {
         /// What is there again.
         what: Regained,
     },
+    /// Something that whoever runs the job should know.
+    Notice {
+        /// One line.
+        line: String,
+    },
     /// The job cannot go on.
     Failed {
         /// One sentence.

@@ -73,11 +73,14 @@ fn watch(server: &LineServer, stop: &StopFlag, mut say: impl FnMut(&str)) -> Res
             );
         }
         if stop.is_set() {
-            let left = status.length.saturating_sub(status.oldest);
+            let ServerStatus { length, kept_bytes: left, .. } = status;
+            if left == 0 {
+                say(&format!("stopped: {length} bytes were sent, and all of them acknowledged"));
+                return Ok(());
+            }
             bail!(
-                "stopped: of {} bytes read {left} are not acknowledged, and a job that needs them needs \
-                 them sent again",
-                status.length
+                "stopped: of {length} bytes read {left} are not acknowledged, and a job that needs them \
+                 needs them sent again"
             );
         }
     }

@@ -342,19 +342,7 @@ impl<'a> DriverNode<'a> {
             (Stage::Connected, first) => self.hear_first(number, first),
             (_, ToDriver::Heartbeat { sent_ns, status }) => {
                 member.status = status;
-                let driver_ns = monotonic_now();
-                let answer = ToWorker::HeartbeatAnswer { sent_ns, driver_ns };
-                // That it is gone, reading tells, after what it said last.
-                let _ = match member.stage {
-                    Stage::Ready => member.link.send_quietly(answer),
-                    Stage::Connected
-                    | Stage::Waiting
-                    | Stage::Welcomed
-                    | Stage::Joined
-                    | Stage::Finishing
-                    | Stage::Finished
-                    | Stage::Lost => member.link.send(answer),
-                };
+                answer_heartbeat(member, sent_ns);
                 Ok(())
             }
             (Stage::Welcomed, ToDriver::Joined { fingerprint, data_address, runtime }) => {
@@ -393,6 +381,10 @@ impl<'a> DriverNode<'a> {
                 Ok(())
             }
             (_, ToDriver::Panicked(panic)) => self.task_panicked(number, panic),
+            (_, ToDriver::Notice { line }) => {
+                self.observer.notice(&format!("{}: {line}", member.name()));
+                Ok(())
+            }
             (_, ToDriver::Failed { reason }) => {
                 let reason = format!("{}: {reason}", member.name());
                 Err(NodeError::Job(reason))
@@ -424,6 +416,7 @@ impl<'a> DriverNode<'a> {
             | ToDriver::Results { .. }
             | ToDriver::PeerLost { .. }
             | ToDriver::Regained { .. }
+            | ToDriver::Notice { .. }
             | ToDriver::Failed { .. }
             | ToDriver::Panicked(_)
             | ToDriver::Finished(_) => {
@@ -466,4 +459,19 @@ fn options(config: &DriverConfig, opening: &Opening, doors: &Doors<'_>) -> Drive
         adaptation: Adaptation::Off,
         bugs: Bugs::NONE,
     }
+}
+
+fn answer_heartbeat(member: &mut Member, sent_ns: u64) {
+    let answer = ToWorker::HeartbeatAnswer { sent_ns, driver_ns: monotonic_now() };
+    // That it is gone, reading tells, after what it said last.
+    let _ = match member.stage {
+        Stage::Ready => member.link.send_quietly(answer),
+        Stage::Connected
+        | Stage::Waiting
+        | Stage::Welcomed
+        | Stage::Joined
+        | Stage::Finishing
+        | Stage::Finished
+        | Stage::Lost => member.link.send(answer),
+    };
 }

@@ -215,7 +215,10 @@ impl Running {
                     }
                 }
                 CoreOutput::Waiting(text) => self.watch.answer = Some(text),
-                CoreOutput::Notice(line) => (node.config.notice)(&line),
+                CoreOutput::Notice(line) => {
+                    (node.config.notice)(&line);
+                    node.say_in_any_case(ToDriver::Notice { line })?;
+                }
                 CoreOutput::PeerLost { worker, incarnation, reason } => {
                     node.say_peer_lost(Life { worker, incarnation }, reason)?;
                 }

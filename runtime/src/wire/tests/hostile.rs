@@ -410,7 +410,7 @@ fn a_bad_header_is_refused_with_a_sentence() {
         ),
         (
             patched(FrameKind::ToDriver, 4, &[2, 0]),
-            "peer speaks wire version 2, this binary speaks 8: run the same binary on every node",
+            "peer speaks wire version 2, this binary speaks 9: run the same binary on every node",
         ),
         (patched(FrameKind::ToDriver, 6, &[9, 0]), "peer sent a frame of the unknown kind 9"),
         (
@@ -427,7 +427,7 @@ fn a_bad_header_is_refused_with_a_sentence() {
         ),
         (
             patched(FrameKind::ToDriver, 20, &[1]),
-            "peer sent a frame with 0x00000001 where version 8 has 0",
+            "peer sent a frame with 0x00000001 where version 9 has 0",
         ),
     ];
     for (error, sentence) in cases {
@@ -443,8 +443,8 @@ fn the_first_bytes_are_enough_to_refuse_a_stranger() {
     decoder.push(b"SSH-");
     assert_eq!(decoder.next_frame(), Err(FrameError::Magic { found: *b"SSH-" }));
     let mut decoder = FrameDecoder::new();
-    decoder.push(b"DRZL\x09\x00");
-    assert_eq!(decoder.next_frame(), Err(FrameError::Version { peer: 9, own: WIRE_VERSION }));
+    decoder.push(b"DRZL\x99\x00");
+    assert_eq!(decoder.next_frame(), Err(FrameError::Version { peer: 0x99, own: WIRE_VERSION }));
 }
 
 #[test]

@@ -48,6 +48,7 @@ pub(super) fn to_driver() -> impl Strategy<Value = ToDriver> {
                 let epoch = Epoch(epoch);
                 ToDriver::Regained { core, epoch, what }
             }),
+        text().prop_map(|line| ToDriver::Notice { line }),
         text().prop_map(|reason| ToDriver::Failed { reason }),
         (any::<(u16, u64, u64)>(), text()).prop_map(|((stage, batch, epoch), cause)| {
             let (stage, batch, epoch) = (StageId(stage), BatchId(batch), Epoch(epoch));

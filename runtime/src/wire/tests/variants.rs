@@ -36,7 +36,7 @@ macro_rules! variants {
 }
 
 variants!(ToDriver: Hello, Joined, CannotJoin, Ready, Report, Heartbeat, Results, PeerLost, Regained,
-    Failed, Panicked, Finished, Return, Ask);
+    Failed, Panicked, Finished, Return, Ask, Notice);
 variants!(ToWorker: Welcome, Wait, Refused, Peers, Order, HeartbeatAnswer, Finish, Abort, Back,
     Answer);
 variants!(Request: Status, Scale, Drain, Savepoint);
