@@ -146,7 +146,7 @@ impl Scenario {
 
     /// For how long events are generated at most, in seconds.
     fn seconds(self) -> u64 {
-        if self.rescales() { 180 } else { 12 }
+        if self.rescales() { 180 } else { 9 }
     }
 }
 
@@ -205,12 +205,24 @@ fn run(flags: &Flags, scenario: Scenario, group_size: u64) -> Result<Outcome> {
     if scenario.standing() > 0 {
         settle(&mut cluster, scenario.standing() / STANDING_AT_ONCE / flags.rate + 1)?;
     }
-    let began_ns = disturb(&mut cluster, scenario)?;
-    if scenario.rescales() {
+    let disturbed = if scenario.rescales() {
+        let disturbed = rescale(&mut cluster)?;
         cluster.stop()?;
-    }
+        disturbed
+    } else {
+        let began_ns = disturb(&mut cluster, scenario)?;
+        Disturbed { began_ns, sent_away_ns: began_ns }
+    };
     let report = cluster.finish()?;
-    Outcome::of(&report, began_ns)
+    Outcome::of(&report, disturbed)
+}
+
+/// When something happened to a cluster.
+#[derive(Clone, Copy, Debug)]
+struct Disturbed {
+    began_ns: u64,
+    /// When workers that had joined were told to leave.
+    sent_away_ns: u64,
 }
 
 /// Waits until the keys that stand are there, for which the job takes so many seconds at least, and what has
@@ -266,25 +278,29 @@ fn disturb(cluster: &mut Cluster, scenario: Scenario) -> Result<u64> {
             cluster.start_driver()?;
             at_ns
         }
-        Scenario::Rescale | Scenario::Rescale64 | Scenario::Rescale1024 => rescale(cluster)?,
+        Scenario::Rescale | Scenario::Rescale64 | Scenario::Rescale1024 => {
+            unreachable!("workers join and leave by themselves")
+        }
     })
 }
 
-/// Two workers join, and leave when all is as it should be; when that began.
-fn rescale(cluster: &mut Cluster) -> Result<u64> {
+/// Two workers join, and leave when all is as it should be.
+fn rescale(cluster: &mut Cluster) -> Result<Disturbed> {
+    cluster.wait_for("durable", CHECKPOINTS, monotonic_now())?;
     let at_ns = monotonic_now();
     cluster.add_worker()?;
     cluster.add_worker()?;
     cluster.wait_for("joined", 2, at_ns)?;
     let moved = cluster.wait_for("moved", 1, at_ns)?;
     // A second move may follow, if the two did not come together.
-    let settled = cluster.wait_for("durable", 2, moved.at_ns)?;
+    cluster.wait_for("durable", 2, moved.at_ns)?;
+    let sent_away_ns = monotonic_now();
     let joined = cluster.timeline().into_iter().filter(|e| e.change == "joined" && e.at_ns > at_ns);
     let joined: Vec<u64> = joined.filter_map(|event| event.fields["worker"].as_u64()).collect();
     for worker in joined {
         let worker = WorkerId(u32::try_from(worker)?);
         ask_driver(cluster.address()?, Request::Drain { worker })?;
     }
-    cluster.wait_for("left", 2, settled.at_ns)?;
-    Ok(at_ns)
+    cluster.wait_for("left", 2, sent_away_ns)?;
+    Ok(Disturbed { began_ns: at_ns, sent_away_ns })
 }

@@ -1,9 +1,11 @@
 //! What a run came to: the latencies of windows around an event, and when what happened.
 
+use std::ops::Range;
+
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{SECOND_NS, Scenario};
+use super::{Disturbed, SECOND_NS, Scenario};
 use crate::figures::{median, reached};
 
 /// A window that is no later than this is normal.
@@ -22,9 +24,9 @@ pub(super) struct Outcome {
     /// How long after its end the results of a window would have been visible, had they been
     /// written with transactions: with the checkpoint that covers them.
     visible: f64,
-    /// From the last worker that joined until partitions had moved.
+    /// From the last worker that joined until all partitions had moved that were to.
     balanced: f64,
-    /// From then on until the last worker had left.
+    /// From when they were sent away until the last of them had left.
     left: f64,
     /// Open windows of all cores at most.
     state_mib: f64,
@@ -94,7 +96,8 @@ pub(super) fn row(scenario: Scenario, group_size: u64, outcomes: &[Outcome]) -> 
 
 impl Outcome {
     /// What a report says of the time around an event.
-    pub(super) fn of(report: &Value, began_ns: u64) -> Result<Outcome> {
+    pub(super) fn of(report: &Value, disturbed: Disturbed) -> Result<Outcome> {
+        let Disturbed { began_ns, sent_away_ns } = disturbed;
         let windows = report["per_window"].as_array().context("no windows")?;
         let origin_ns = report["origin_ns"].as_u64().context("no origin")?;
         let timeline = Timeline(report["timeline"].as_array().context("no timeline")?);
@@ -115,18 +118,17 @@ impl Outcome {
                 timeline.durable(batch).map_or(f64::NAN, |at_ns| ms(at_ns.saturating_sub(end_ns)));
             visible = visible.max(shown.max(latency_ms));
         }
-        let joined = timeline.last("joined", began_ns);
-        let moved = joined.and_then(|joined| timeline.last("moved", joined));
-        let first_moved = joined.and_then(|joined| timeline.first("moved", joined));
-        let left = timeline.last("left", began_ns);
+        let joined = timeline.last("joined", began_ns..sent_away_ns);
+        let moved = joined.and_then(|joined| timeline.last("moved", joined..sent_away_ns));
+        let left = timeline.last("left", sent_away_ns..u64::MAX);
         let latencies = windows.iter().map(|window| window["latency_us"].clone());
         Ok(Outcome {
             max_window,
             normal_after,
             parts: timeline.parts(began_ns),
             visible,
-            balanced: between(joined, first_moved),
-            left: between(moved, left),
+            balanced: between(joined, moved),
+            left: between(Some(sent_away_ns), left),
             state_mib: report["memory_peak_bytes"]["state"].as_f64().unwrap_or(f64::NAN)
                 / f64::from(1 << 20),
             windows: latencies.collect(),
@@ -147,8 +149,8 @@ impl Timeline<'_> {
         self.all(change).map(|(at_ns, _)| at_ns).find(|&at_ns| at_ns >= after_ns)
     }
 
-    fn last(&self, change: &str, after_ns: u64) -> Option<u64> {
-        self.all(change).map(|(at_ns, _)| at_ns).rfind(|&at_ns| at_ns >= after_ns)
+    fn last(&self, change: &str, within: Range<u64>) -> Option<u64> {
+        self.all(change).map(|(at_ns, _)| at_ns).rfind(|at_ns| within.contains(at_ns))
     }
 
     /// When the first checkpoint was durable that covers a batch.

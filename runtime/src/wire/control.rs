@@ -160,21 +160,15 @@ fn write_to_driver(writer: &mut Writer<'_>, message: &ToDriver) {
             writer.u8(REGAINED);
             writer.u16(*core);
             writer.u64(epoch.0);
-            writer.u8(match what {
-                Regained::State => 1,
-                Regained::Time => 2,
-            });
+            write_regained(writer, *what);
         }
         ToDriver::Failed { reason } => {
             writer.u8(FAILED);
             writer.text(reason);
         }
-        ToDriver::Panicked(TaskPanic { stage, batch, epoch, cause }) => {
+        ToDriver::Panicked(panic) => {
             writer.u8(PANICKED);
-            writer.u16(stage.0);
-            writer.u64(batch.0);
-            writer.u64(epoch.0);
-            writer.text(cause);
+            write_panic(writer, panic);
         }
         ToDriver::Notice { line } => {
             writer.u8(NOTICE);
@@ -193,6 +187,21 @@ fn write_to_driver(writer: &mut Writer<'_>, message: &ToDriver) {
             write_request(writer, request);
         }
     }
+}
+
+fn write_regained(writer: &mut Writer<'_>, what: Regained) {
+    writer.u8(match what {
+        Regained::State => 1,
+        Regained::Time => 2,
+    });
+}
+
+fn write_panic(writer: &mut Writer<'_>, panic: &TaskPanic) {
+    let TaskPanic { stage, batch, epoch, cause } = panic;
+    writer.u16(stage.0);
+    writer.u64(batch.0);
+    writer.u64(epoch.0);
+    writer.text(cause);
 }
 
 fn read_to_driver(reader: &mut Reader<'_>) -> Result<ToDriver, DecodeError> {
