@@ -207,11 +207,14 @@ fn run(flags: &Flags, scenario: Scenario, group_size: u64) -> Result<Outcome> {
     }
     let disturbed = if scenario.rescales() {
         let disturbed = rescale(&mut cluster)?;
+        // The windows that end now count, those that are flushed before their end do not.
+        cluster.wait_for("durable", 2, monotonic_now())?;
+        let stopped_ns = monotonic_now();
         cluster.stop()?;
-        disturbed
+        Disturbed { stopped_ns, ..disturbed }
     } else {
         let began_ns = disturb(&mut cluster, scenario)?;
-        Disturbed { began_ns, sent_away_ns: began_ns }
+        Disturbed { began_ns, sent_away_ns: began_ns, stopped_ns: u64::MAX }
     };
     let report = cluster.finish()?;
     Outcome::of(&report, disturbed)
@@ -223,6 +226,8 @@ struct Disturbed {
     began_ns: u64,
     /// When workers that had joined were told to leave.
     sent_away_ns: u64,
+    /// When the job was told to stop.
+    stopped_ns: u64,
 }
 
 /// Waits until the keys that stand are there, for which the job takes so many seconds at least, and what has
@@ -302,5 +307,5 @@ fn rescale(cluster: &mut Cluster) -> Result<Disturbed> {
         ask_driver(cluster.address()?, Request::Drain { worker })?;
     }
     cluster.wait_for("left", 2, sent_away_ns)?;
-    Ok(Disturbed { began_ns: at_ns, sent_away_ns })
+    Ok(Disturbed { began_ns: at_ns, sent_away_ns, stopped_ns: u64::MAX })
 }

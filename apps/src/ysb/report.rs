@@ -247,6 +247,7 @@ impl Report {
             "time_ns_by_kind": time_json(&self.job),
             "system_calls": calls_json(&self.job),
             "memory_peak_bytes": {
+                "spilled": self.job.costs.memory.spilled_bytes,
                 "blocks": self.job.costs.memory.blocks_bytes,
                 "state": self.job.costs.memory.state_bytes,
                 "results": self.job.costs.memory.results_bytes,

@@ -90,6 +90,20 @@ fn worker_that_is_killed_costs_no_result() {
 }
 
 #[test]
+fn blocks_that_were_written_to_a_file_are_sent_once_more() {
+    // A checkpoint takes as long as 32 batches, in which more is written than there is memory for.
+    let job = "--duration 8s --rate 60000 --window 1s --interval 100ms --checkpoint-interval 1h --no-combine \
+               --memory 4MiB";
+    let mut cluster = Cluster::start("spilled", 3, job);
+    let [first, lost, third] = cluster.workers::<3>();
+    cluster.driver.wait_for("written to a file");
+    lost.signal("KILL");
+    cluster.wait_for("lost");
+    cluster.wait_for("recovered");
+    cluster.finish([first, third]);
+}
+
+#[test]
 fn worker_that_stood_still_comes_back_as_another() {
     let mut cluster = Cluster::start("still", 2, LONGER);
     let [still, other] = cluster.workers::<2>();

@@ -97,7 +97,7 @@ pub(super) fn row(scenario: Scenario, group_size: u64, outcomes: &[Outcome]) -> 
 impl Outcome {
     /// What a report says of the time around an event.
     pub(super) fn of(report: &Value, disturbed: Disturbed) -> Result<Outcome> {
-        let Disturbed { began_ns, sent_away_ns } = disturbed;
+        let Disturbed { began_ns, sent_away_ns, stopped_ns } = disturbed;
         let windows = report["per_window"].as_array().context("no windows")?;
         let origin_ns = report["origin_ns"].as_u64().context("no origin")?;
         let timeline = Timeline(report["timeline"].as_array().context("no timeline")?);
@@ -106,7 +106,7 @@ impl Outcome {
             let Some(latency_us) = window["latency_us"].as_f64() else { continue };
             let latency_ms = latency_us / 1e3;
             let end_ns = origin_ns + (number as u64 + 1) * SECOND_NS;
-            if end_ns < began_ns {
+            if end_ns < began_ns || end_ns > stopped_ns {
                 continue;
             }
             max_window = max_window.max(latency_ms);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Core, CoreOutput, Phase, boundary};
-use crate::wire::CoreCosts;
+use crate::wire::{CoreCosts, MemoryPeaks};
 
 /// Whether the control loop has asked for the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +34,11 @@ impl Core {
                 *counters.entry(format!("{operator}.{what}")).or_default() += count;
             });
         }
+        let spilled_bytes = self.keeping.as_ref().map_or(0, |keeping| keeping.spill.peak_bytes());
         let costs = CoreCosts {
             time: self.laps.total(),
             calls: self.io.calls(),
-            memory: self.memory.peaks(),
+            memory: MemoryPeaks { spilled_bytes, ..self.memory.peaks() },
         };
         let (usage, task_cpu_ns) = (self.meter.take(), self.task_clock.total_ns());
         self.tell_control(CoreOutput::Finished { counters, usage, task_cpu_ns, costs });

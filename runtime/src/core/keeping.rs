@@ -4,16 +4,19 @@
 //! What is kept is decided by the scheduler; how partitions come and go is in [`super::states`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::File;
+use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use drizzle_scheduler::checkpoint::{Manifest, Snapshot};
 use drizzle_scheduler::local::{BlockName, LocalAction, LocalEvent, Published};
-use drizzle_scheduler::message::TakenRange;
+use drizzle_scheduler::message::{BlockNotice, TakenRange};
 use drizzle_scheduler::{BatchId, CoreId, Life, PartitionId, StageId, WorkerId};
 use drizzle_shuffle::Block;
 
 use super::Core;
 use super::laps::Doing;
+use super::spill::{Retained, Spill, Spilled};
 use crate::io::Waker;
 use crate::storage::{Desk, StorageError};
 use crate::transport::Parcel;
@@ -25,10 +28,14 @@ type RangeKey = (BatchId, StageId, PartitionId);
 
 /// See the module's text.
 pub(super) struct Keeping {
-    storage: Desk,
-    waker: Waker,
+    pub(super) storage: Desk,
+    pub(super) waker: Waker,
     /// Blocks that this core wrote, until a durable manifest covers their readers.
-    retained: BTreeMap<BlockName, Block>,
+    pub(super) retained: BTreeMap<BlockName, Retained>,
+    /// Where they go for lack of memory.
+    pub(super) spill: Spill,
+    /// Blocks that are to be sent once more and are to be read back before.
+    pub(super) resending: VecDeque<(BlockName, CoreId, BlockNotice)>,
     /// Which ranges that are not recorded yet each core was told.
     told: BTreeMap<CoreId, BTreeSet<RangeKey>>,
     /// Restores in the making: which request, and the last batch of the state.
@@ -47,13 +54,15 @@ pub(super) struct Keeping {
     /// What needs nothing from storage.
     pub(super) ready: VecDeque<Answer>,
     /// There are no more answers than requests, of which a desk takes a limited number.
-    answers: (Sender<Answer>, Receiver<Answer>),
+    pub(super) answers: (Sender<Answer>, Receiver<Answer>),
     published: Vec<Published>,
 }
 
 /// What is there now.
 #[derive(Debug)]
 pub(super) enum Answer {
+    /// Blocks are in the file, or could not be written.
+    Spilled { blocks: Vec<(BlockName, Spilled)>, file: Result<Arc<File>, StorageError> },
     /// Snapshots are durable, or could not be written.
     Written { snapshots: Vec<Snapshot>, result: Result<(), StorageError> },
     /// The pieces of a partition.
@@ -93,11 +102,14 @@ pub(super) enum Why {
 const LOAD_TRIES: usize = 3;
 
 impl Keeping {
-    pub(super) fn new(storage: Desk, waker: Waker) -> Keeping {
+    /// With so much memory for the blocks that the core writes.
+    pub(super) fn new(storage: Desk, waker: Waker, memory_bytes: usize) -> Keeping {
         Keeping {
             storage,
             waker,
             retained: BTreeMap::new(),
+            spill: Spill::new(memory_bytes),
+            resending: VecDeque::new(),
             told: BTreeMap::new(),
             loading: BTreeMap::new(),
             preloading: BTreeMap::new(),
@@ -206,7 +218,7 @@ impl Core {
         published.clear();
         for (to, block) in &self.outgoing {
             let (notice, bytes) = (block.notice().clone(), block.body().len() as u64);
-            keeping.retained.insert(BlockName::of(&notice), block.clone());
+            keeping.retained.insert(BlockName::of(&notice), Retained::Here(block.clone()));
             published.push(Published { to: *to, notice, bytes });
         }
         published
@@ -259,13 +271,10 @@ impl Core {
     pub(super) fn perform_kept(&mut self, action: LocalAction) -> Result<(), String> {
         match action {
             LocalAction::Resend { block, to, notice } => {
-                let block = self.retained(&block).renamed(notice);
-                self.relay_ranges([to].into_iter());
-                self.hand_over(to, Parcel::Block(block));
-                self.laps.lap(Doing::Send);
+                self.resend(block, to, notice)?;
             }
             LocalAction::Reuse { block, notice } => {
-                let block = self.retained(&block).renamed(notice);
+                let block = self.retained(&block)?.renamed(notice);
                 self.inputs.add(&self.context.plan, block);
             }
             LocalAction::Forget { through } => self.forget(through)?,
@@ -305,16 +314,24 @@ impl Core {
         self.keeping.as_mut().expect("only a core that keeps something is asked for it")
     }
 
-    fn retained(&mut self, name: &BlockName) -> Block {
-        let block = self.kept().retained.get(name);
-        block.cloned().expect("the scheduler knows which blocks are retained")
+    pub(super) fn send_block(&mut self, to: CoreId, block: Block) {
+        self.hand_over(to, Parcel::Block(block));
+        self.laps.lap(Doing::Send);
     }
 
     /// A manifest covers all batches up to this one.
     fn forget(&mut self, through: BatchId) -> Result<(), String> {
         let plan = self.context.plan.clone();
         let reader = |name: &BlockName| name.batch.0 + plan.edge(name.edge).batch_delta;
-        self.kept().retained.retain(|name, _| reader(name) > through.0);
+        let Keeping { retained, spill, .. } = self.kept();
+        retained.retain(|name, block| {
+            let is_needed = reader(name) > through.0;
+            if let (Retained::Spilled(spilled), false) = (block, is_needed) {
+                spill.forget(spilled);
+            }
+            is_needed
+        });
+        spill.tidy();
         let mut stages = self.stages.iter_mut().flatten();
         stages.try_for_each(|stage| stage.durable(through)).map_err(|error| error.to_string())?;
         let manifest = self.scheduler.history().manifest.clone();

@@ -251,7 +251,13 @@ impl Memory {
             blocks_bytes: blocks_bytes as u64,
             state_bytes: self.state_peak_bytes as u64,
             results_bytes: 0,
+            spilled_bytes: 0,
         }
+    }
+
+    /// Whether sources will soon have to pause.
+    pub(super) fn is_short(&self) -> bool {
+        self.written.retained_bytes() > self.options.written.max_bytes / 8 * 3
     }
 
     fn is_half_held(&self) -> bool {

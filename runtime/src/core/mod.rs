@@ -13,6 +13,7 @@ mod laps;
 mod links;
 mod memory;
 mod recovering;
+mod spill;
 mod states;
 mod status;
 mod task_clock;
@@ -50,6 +51,7 @@ pub use links::{LinkPlan, Meeting};
 use memory::Memory;
 pub use memory::MemoryOptions;
 use recovering::Recovering;
+pub(crate) use spill::TIMES_MEMORY as RETAINED_TIMES_MEMORY;
 pub use status::{CoreStatus, Paused, Running};
 use task_clock::TaskClock;
 
@@ -226,8 +228,10 @@ impl Core {
         let stage_count = plan.stages.len();
         let combiner_bytes = parts.options.memory.combiner_bytes;
         let retention = parts.options.local.retention;
+        let written_bytes = parts.options.memory.written.max_bytes;
         let memory = Memory::new(&plan, parts.options.memory, parts.readers, retention);
-        let keeping = parts.storage.map(|storage| Keeping::new(storage, parts.io.waker()));
+        let waker = parts.io.waker();
+        let keeping = parts.storage.map(|desk| Keeping::new(desk, waker, written_bytes));
         let outboxes = parts.place.outboxes.into_iter();
         let outboxes = outboxes.map(|(core, outbox)| (core, Outgoing::new(outbox))).collect();
         Ok(Core {
@@ -418,6 +422,7 @@ impl Core {
         let run_ns = ended - started;
         if self.context.plan.is_source(run.stage) {
             self.memory.source_ran(run_ns);
+            self.spill_if_short();
         }
         // Nobody asks what was published where nothing is kept for others.
         let published = self.retain_outgoing();

@@ -188,7 +188,7 @@ impl Core {
             }
             self.perform();
         }
-        match self.thaw_some() {
+        match self.resend_some().and_then(|resent| Ok(self.thaw_some()? || resent)) {
             Ok(false) => return any,
             Ok(true) => {}
             Err(reason) => self.fail(reason),
@@ -220,6 +220,7 @@ impl Core {
                 let thawing = Thawing { place, batch, why, pieces: pieces.into(), from: None };
                 self.kept().thawing.push_back(thawing);
             }
+            Answer::Spilled { blocks, file } => self.spilled(blocks, file),
             Answer::NothingAhead { place: (stage, partition) } => {
                 self.tell(LocalEvent::Preloaded { stage, partition });
             }

@@ -28,7 +28,7 @@ use drizzle_scheduler::message::GroupStatistics;
 use drizzle_scheduler::plan::Prescheduling;
 use drizzle_scheduler::{BatchId, PartitionId, StageId};
 
-use crate::core::{CoreOptions, MemoryOptions};
+use crate::core::{CoreOptions, MemoryOptions, RETAINED_TIMES_MEMORY};
 use crate::dataflow::Job;
 use crate::host::Polling;
 use crate::io::{Choice, HostKind, IoKind};
@@ -178,13 +178,15 @@ impl JobOptions {
         }
     }
 
-    /// What a core keeps for others. Sources pause at half of its memory; a checkpoint is to come before.
+    /// What a core keeps for others. Sources pause at half of its memory; a checkpoint is to come before, and blocks
+    /// go to a file.
     fn retention(&self, memory: &MemoryOptions) -> Retention {
         let bytes = memory.written.max_bytes as u64;
         match self.durability {
             JobDurability::None => Retention::WhenFolded,
             JobDurability::Folder { .. } => {
-                Retention::UntilDurable { high_mark_bytes: bytes / 4, limit_bytes: bytes / 2 }
+                let limit_bytes = bytes * RETAINED_TIMES_MEMORY;
+                Retention::UntilDurable { high_mark_bytes: bytes / 4, limit_bytes }
             }
         }
     }

@@ -27,6 +27,7 @@ mod terms;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use drizzle_scheduler::checkpoint::Snapshot;
@@ -108,6 +109,10 @@ impl Storage for Folder {
         pieces: &[(Snapshot, Vec<u8>)],
     ) -> Result<(), StorageError> {
         self.snapshots.write(core, pieces)
+    }
+
+    fn scratch(&self) -> Result<File, StorageError> {
+        self.root.scratch()
     }
 
     fn load(&self, snapshots: &[Snapshot]) -> Result<Vec<Vec<u8>>, StorageError> {

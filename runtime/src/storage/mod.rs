@@ -8,6 +8,7 @@ mod desk;
 mod folder;
 
 use std::fmt;
+use std::fs::File;
 use std::path::Path;
 
 use drizzle_scheduler::checkpoint::Snapshot;
@@ -43,6 +44,9 @@ pub trait Storage: Send + Sync + fmt::Debug {
         core: CoreId,
         pieces: &[(Snapshot, Vec<u8>)],
     ) -> Result<(), StorageError>;
+
+    /// A file without a name, which is gone with its process, for what need not outlive it.
+    fn scratch(&self) -> Result<File, StorageError>;
 
     /// The bytes of these snapshots, in their order.
     fn load(&self, snapshots: &[Snapshot]) -> Result<Vec<Vec<u8>>, StorageError>;

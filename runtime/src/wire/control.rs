@@ -376,8 +376,8 @@ fn write_costs(writer: &mut Writer<'_>, costs: &CoreCosts) {
     let CoreCosts { time, calls, memory } = costs;
     time.by_kind().iter().for_each(|(_, ns)| writer.u64(*ns));
     calls.by_kind().iter().for_each(|(_, count)| writer.u64(*count));
-    let MemoryPeaks { blocks_bytes, state_bytes, results_bytes } = memory;
-    for bytes in [blocks_bytes, state_bytes, results_bytes] {
+    let MemoryPeaks { blocks_bytes, state_bytes, results_bytes, spilled_bytes } = memory;
+    for bytes in [blocks_bytes, state_bytes, results_bytes, spilled_bytes] {
         writer.u64(*bytes);
     }
 }
@@ -390,6 +390,7 @@ fn read_costs(reader: &mut Reader<'_>) -> Result<CoreCosts, DecodeError> {
             blocks_bytes: reader.u64("the memory of blocks")?,
             state_bytes: reader.u64("the memory of open windows")?,
             results_bytes: reader.u64("the memory of results")?,
+            spilled_bytes: reader.u64("what was spilled")?,
         },
     })
 }

@@ -173,14 +173,17 @@ pub struct MemoryPeaks {
     pub state_bytes: u64,
     /// For results that waited to leave.
     pub results_bytes: u64,
+    /// In files, for blocks that memory was too short for.
+    pub spilled_bytes: u64,
 }
 
 impl MemoryPeaks {
     /// Adds those of others.
     pub fn add(&mut self, others: &MemoryPeaks) {
-        let MemoryPeaks { blocks_bytes, state_bytes, results_bytes } = others;
+        let MemoryPeaks { blocks_bytes, state_bytes, results_bytes, spilled_bytes } = others;
         self.blocks_bytes += blocks_bytes;
         self.state_bytes += state_bytes;
+        self.spilled_bytes += spilled_bytes;
         self.results_bytes += results_bytes;
     }
 }

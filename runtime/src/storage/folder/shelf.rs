@@ -119,6 +119,13 @@ impl Shelf {
         Err(StorageError(format!("others keep removing the new files of {path}")))
     }
 
+    /// A file that has no name any more.
+    pub(super) fn scratch(&self) -> Result<File, StorageError> {
+        let draft = self.draft(&[])?;
+        let file = draft.file.try_clone();
+        file.map_err(|error| draft.cannot_write(&error))
+    }
+
     /// Makes all changes of names durable.
     pub(super) fn sync(&self) -> Result<(), StorageError> {
         self.folder

@@ -162,7 +162,8 @@ fn what_a_worker_says_while_it_works_has_these_bytes() {
         "#]],
     );
     let counters = vec![("lines".into(), 1), ("bad".into(), 2)];
-    let memory = MemoryPeaks { blocks_bytes: 5, state_bytes: 6, results_bytes: 7 };
+    let memory =
+        MemoryPeaks { blocks_bytes: 5, state_bytes: 6, results_bytes: 7, spilled_bytes: 8 };
     let time = TimeByKind::from_times([8, 9, 10, 11, 12, 13, 14, 15]);
     let calls = SystemCalls::from_counts([16, 17, 18, 19, 20, 21, 22, 23]);
     let control_calls = SystemCalls::from_counts([24, 25, 26, 27, 28, 29, 30, 31]);

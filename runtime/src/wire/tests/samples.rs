@@ -176,12 +176,12 @@ fn status() -> impl Strategy<Value = WorkerStatus> {
 }
 
 fn final_report() -> impl Strategy<Value = FinalReport> {
-    let numbers = (any::<[u64; 3]>(), any::<[u64; 8]>(), any::<[u64; 8]>(), any::<[u64; 8]>());
+    let numbers = (any::<[u64; 4]>(), any::<[u64; 8]>(), any::<[u64; 8]>(), any::<[u64; 8]>());
     (vec((text(), any::<u64>()), 0..5), any::<[u64; 4]>(), numbers).prop_map(
         |(counters, cpu, (memory, time, calls, control))| {
             let [control_cpu_ns, cores_cpu_ns, task_cpu_ns, idle_poll_ns] = cpu;
-            let [blocks_bytes, state_bytes, results_bytes] = memory;
-            let memory = MemoryPeaks { blocks_bytes, state_bytes, results_bytes };
+            let [blocks_bytes, state_bytes, results_bytes, spilled_bytes] = memory;
+            let memory = MemoryPeaks { blocks_bytes, state_bytes, results_bytes, spilled_bytes };
             let time = TimeByKind::from_times(time);
             let calls = SystemCalls::from_counts(calls);
             let costs = CoreCosts { time, calls, memory };
