@@ -420,10 +420,7 @@ impl Core {
         }
         let ranges = std::mem::take(&mut self.ranges);
         let run_ns = ended - started;
-        if self.context.plan.is_source(run.stage) {
-            self.memory.source_ran(run_ns);
-            self.spill_if_short();
-        }
+        self.took(&run, run_ns);
         // Nobody asks what was published where nothing is kept for others.
         let published = self.retain_outgoing();
         let event = LocalEvent::RunDone {

@@ -66,6 +66,14 @@ impl Core {
         result.and_then(|()| self.account(run).map_err(Failure::Failed))
     }
 
+    /// A source task has taken input: how much the next one takes, and whether there is memory for it.
+    pub(super) fn took(&mut self, run: &Run, run_ns: u64) {
+        if self.context.plan.is_source(run.stage) {
+            self.memory.source_ran(run_ns);
+            self.spill_if_short();
+        }
+    }
+
     /// Nothing more is run here. What follows from a panic the driver decides; anything else ends the job.
     pub(super) fn task_failed(&mut self, run: &Run, failure: Failure) {
         let &Run { stage, batch, .. } = run;
