@@ -205,17 +205,7 @@ fn run(flags: &Flags, scenario: Scenario, group_size: u64) -> Result<Outcome> {
     if scenario.standing() > 0 {
         settle(&mut cluster, scenario.standing() / STANDING_AT_ONCE / flags.rate + 1)?;
     }
-    let disturbed = if scenario.rescales() {
-        let disturbed = rescale(&mut cluster)?;
-        // The windows that end now count, those that are flushed before their end do not.
-        cluster.wait_for("durable", 2, monotonic_now())?;
-        let stopped_ns = monotonic_now();
-        cluster.stop()?;
-        Disturbed { stopped_ns, ..disturbed }
-    } else {
-        let began_ns = disturb(&mut cluster, scenario)?;
-        Disturbed { began_ns, sent_away_ns: began_ns, stopped_ns: u64::MAX }
-    };
+    let disturbed = disturb(&mut cluster, scenario)?;
     let report = cluster.finish()?;
     Outcome::of(&report, disturbed)
 }
@@ -249,10 +239,10 @@ fn settle(cluster: &mut Cluster, seconds: u64) -> Result<()> {
 }
 
 /// Does to a cluster what the scenario says; when.
-fn disturb(cluster: &mut Cluster, scenario: Scenario) -> Result<u64> {
+fn disturb(cluster: &mut Cluster, scenario: Scenario) -> Result<Disturbed> {
     let durable = cluster.wait_for("durable", CHECKPOINTS, monotonic_now())?;
     let at = |share: u64| durable.at_ns + SECOND_NS * share / 100;
-    Ok(match scenario {
+    let began_ns = match scenario {
         Scenario::Undisturbed => durable.at_ns,
         Scenario::Kill0 => cluster.signal(1, Signal::KILL)?,
         Scenario::Kill50 => {
@@ -283,15 +273,13 @@ fn disturb(cluster: &mut Cluster, scenario: Scenario) -> Result<u64> {
             cluster.start_driver()?;
             at_ns
         }
-        Scenario::Rescale | Scenario::Rescale64 | Scenario::Rescale1024 => {
-            unreachable!("workers join and leave by themselves")
-        }
-    })
+        Scenario::Rescale | Scenario::Rescale64 | Scenario::Rescale1024 => return rescale(cluster),
+    };
+    Ok(Disturbed { began_ns, sent_away_ns: began_ns, stopped_ns: u64::MAX })
 }
 
-/// Two workers join, and leave when all is as it should be.
+/// Two workers join, and leave when all is as it should be; then the job is stopped.
 fn rescale(cluster: &mut Cluster) -> Result<Disturbed> {
-    cluster.wait_for("durable", CHECKPOINTS, monotonic_now())?;
     let at_ns = monotonic_now();
     cluster.add_worker()?;
     cluster.add_worker()?;
@@ -307,5 +295,9 @@ fn rescale(cluster: &mut Cluster) -> Result<Disturbed> {
         ask_driver(cluster.address()?, Request::Drain { worker })?;
     }
     cluster.wait_for("left", 2, sent_away_ns)?;
-    Ok(Disturbed { began_ns: at_ns, sent_away_ns, stopped_ns: u64::MAX })
+    // The windows that end now count, those that are flushed before their end do not.
+    cluster.wait_for("durable", 2, monotonic_now())?;
+    let stopped_ns = monotonic_now();
+    cluster.stop()?;
+    Ok(Disturbed { began_ns: at_ns, sent_away_ns, stopped_ns })
 }

@@ -189,7 +189,7 @@ pub struct JobFlags {
     #[arg(long, default_value_t = SEED)]
     seed: u64,
     /// So many further campaigns, each of them generated one view of, in a window that ends after all
-    /// others: a state of about 60 bytes each, for measurements.
+    /// others: a state of about 80 bytes each, for measurements.
     #[arg(long, default_value_t = 0, value_name = "N", hide = true, conflicts_with_all = ["events", "replay", "watermark"])]
     standing: u32,
     /// Not the job's but the worker's: steps of useless work for each view.

@@ -21,8 +21,6 @@ pub(super) struct Changes {
     fence: Option<(OrderNumber, BTreeSet<WorkerId>)>,
     progress: Progress,
     regaining: Regaining,
-    /// How many partitions will move with the next cut.
-    moving: Option<usize>,
     takeover: Takeover,
 }
 
@@ -148,23 +146,20 @@ impl DriverNode<'_> {
                 self.event(Change::Recovered { epoch: recover.epoch });
             }
             Decision::Durable(manifest) => self.event(Change::Durable { batch: manifest.batch }),
-            Decision::Prepare(moves) => self.changes.moving = Some(moves.len()),
-            Decision::AbandonMoves => self.changes.moving = None,
-            Decision::CommitCut { .. } => {
-                if let Some(partitions) = self.changes.moving.take() {
-                    self.event(Change::Moved { partitions });
-                }
-            }
             Decision::ScheduleGroup(_)
             | Decision::CutGroup { .. }
+            | Decision::CommitCut { .. }
             | Decision::Fence(_)
             | Decision::Checkpoint { .. }
-            | Decision::AbandonCheckpoint { .. } => {}
+            | Decision::AbandonCheckpoint { .. }
+            | Decision::Prepare(_)
+            | Decision::AbandonMoves => {}
         }
     }
 
     /// Partitions have new owners. That they leave a slow core nobody has asked for, so one line says it.
     pub(super) fn moved(&mut self, moves: &[Move], cause: MoveCause) {
+        self.event(Change::Moved { partitions: moves.len() });
         for &Move { stage, partition, from, to } in moves {
             self.report.moved_partitions += 1;
             match cause {
